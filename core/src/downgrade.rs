@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::{
     client::timeout_at,
+    driver::Backoff,
     error::{Error, ErrorKind},
     guard::{Guard, NotHeld},
     mode::Mode,
@@ -33,7 +34,8 @@ impl Guard {
 
     /// Downgrades without taking the guard. The caller drops it after an error or a cancellation.
     pub(crate) async fn downgrade_in_place(&self) -> Result<(), Error> {
-        const RETRY_DELAY: Duration = Duration::from_millis(20);
+        const BACKOFF_MIN: Duration = Duration::from_millis(20);
+        const BACKOFF_MAX: Duration = Duration::from_secs(1);
         let named = |error: Error| {
             error
                 .with_operation("downgrading")
@@ -63,6 +65,7 @@ impl Guard {
         };
         self.check().map_err(ended)?;
         self.attempt.mark_shared();
+        let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
         loop {
             let request = Downgrade::new(
                 self.name().clone(),
@@ -95,7 +98,7 @@ impl Guard {
             tokio::select! {
                 biased;
                 end = self.ended() => return Err(ended(end)),
-                () = dispatcher.clock.sleep_until(dispatcher.now() + RETRY_DELAY) => {}
+                () = backoff.pause(&*dispatcher.clock) => {}
             }
         }
     }

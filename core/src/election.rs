@@ -17,9 +17,7 @@ use crate::{
 /// An election: the holder of the lock leads. Its value, such as an address, is shown to observers.
 #[derive(Clone, Debug)]
 pub struct Election {
-    client: Client,
     lock: Lock,
-    ttl: Option<Duration>,
 }
 
 /// The guard of an elected leader. It is a [`Guard`]: its token is the term of the leader, and
@@ -103,11 +101,8 @@ impl Client {
     ///
     /// [`ErrorKind::InvalidName`], with the defect of the name and its position.
     pub fn election(&self, name: impl AsRef<str>) -> Result<Election, Error> {
-        Ok(Election {
-            client: self.clone(),
-            lock: self.lock(name)?,
-            ttl: None,
-        })
+        let lock = self.lock(name)?;
+        Ok(Election { lock })
     }
 }
 
@@ -122,7 +117,6 @@ impl Election {
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.lock = self.lock.ttl(ttl);
-        self.ttl = Some(ttl);
         self
     }
 
@@ -178,22 +172,21 @@ impl Election {
     ///
     /// Cancelling has no effect on the election.
     pub async fn leader(&self) -> Result<Leader, Error> {
-        Ok(Leader::of(&self.client.inspect(self.name()).await?))
+        Ok(Leader::of(&self.lock.client().inspect(self.name()).await?))
     }
 
     /// Returns an observer, which reports each change of the leader.
     #[must_use]
     pub fn observe(&self) -> Observer {
-        let defaults = &self.client.0.defaults;
-        let ttl = self.ttl.unwrap_or(defaults.ttl);
-        let dispatcher = &self.client.0.dispatcher;
+        let (client, ttl) = (self.lock.client(), self.lock.requested_ttl());
+        let now = client.0.dispatcher.now();
         Observer {
-            client: self.client.clone(),
+            client: client.clone(),
             name: self.name().clone(),
             ttl,
-            stale_after: self.client.capabilities().takeover.of(ttl, ttl),
-            confirmed_at: dispatcher.now(),
-            next: dispatcher.now(),
+            stale_after: client.capabilities().takeover.of(ttl, ttl),
+            confirmed_at: now,
+            next: now,
             question: None,
             told: None,
         }

@@ -31,24 +31,16 @@ pub struct RwLock {
 }
 
 impl RwLock {
+    /// Creates the lock from a [`Lock`], which may have a TTL and a label of its own.
+    #[must_use]
+    pub const fn new(lock: Lock) -> Self {
+        Self { lock }
+    }
+
     /// Returns the lock's name.
     #[must_use]
     pub const fn name(&self) -> &LockName {
         self.lock.name()
-    }
-
-    /// Sets the TTL, as [`Lock::ttl`].
-    #[must_use]
-    pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.lock = self.lock.ttl(ttl);
-        self
-    }
-
-    /// Sets the label that is shown to other clients, beside host and process id.
-    #[must_use]
-    pub fn label(mut self, label: impl Into<String>) -> Self {
-        self.lock = self.lock.label(label);
-        self
     }
 
     /// Returns the lock to acquire for reading.
@@ -76,24 +68,21 @@ pub struct Semaphore {
 }
 
 impl Semaphore {
+    /// Creates the lock with `of` permits from a [`Lock`], which may have a TTL and a label of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`](crate::error::ErrorKind::Config) if `of` is zero.
+    pub fn new(lock: Lock, of: u32) -> Result<Self, Error> {
+        let semaphore = Self { lock, of };
+        semaphore.permits(1)?;
+        Ok(semaphore)
+    }
+
     /// Returns the lock's name.
     #[must_use]
     pub const fn name(&self) -> &LockName {
         self.lock.name()
-    }
-
-    /// Sets the TTL, as [`Lock::ttl`].
-    #[must_use]
-    pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.lock = self.lock.ttl(ttl);
-        self
-    }
-
-    /// Sets the label that is shown to other clients, beside host and process id.
-    #[must_use]
-    pub fn label(mut self, label: impl Into<String>) -> Self {
-        self.lock = self.lock.label(label);
-        self
     }
 
     /// Returns the lock that takes `take` permits at once, for all the ways to acquire a [`Lock`].
@@ -169,8 +158,7 @@ impl Client {
     /// [`ErrorKind::InvalidName`](crate::error::ErrorKind::InvalidName), with the defect of the name and
     /// its position.
     pub fn rw_lock(&self, name: impl AsRef<str>) -> Result<RwLock, Error> {
-        let lock = self.lock(name)?;
-        Ok(RwLock { lock })
+        Ok(RwLock::new(self.lock(name)?))
     }
 
     /// Returns the lock with `of` permits and this name. Sends nothing.
@@ -180,9 +168,6 @@ impl Client {
     /// [`ErrorKind::InvalidName`](crate::error::ErrorKind::InvalidName), with the defect of the name and
     /// its position; [`ErrorKind::Config`](crate::error::ErrorKind::Config) if `of` is zero.
     pub fn semaphore(&self, name: impl AsRef<str>, of: u32) -> Result<Semaphore, Error> {
-        let lock = self.lock(name)?;
-        let semaphore = Semaphore { lock, of };
-        semaphore.permits(1)?;
-        Ok(semaphore)
+        Semaphore::new(self.lock(name)?, of)
     }
 }

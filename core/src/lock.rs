@@ -103,6 +103,15 @@ impl Lock {
         &self.name
     }
 
+    pub(crate) const fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Returns the TTL that an acquire asks for.
+    pub(crate) fn requested_ttl(&self) -> Duration {
+        self.ttl.unwrap_or(self.client.0.defaults.ttl)
+    }
+
     /// Sets the TTL: the minimum time for which the store keeps the lock of a silent holder. It is
     /// checked when the lock is acquired.
     #[must_use]
@@ -307,12 +316,10 @@ impl Lock {
             outcome = field::Empty,
         );
         let acquire = self.client.acquire(request, until, on_wait);
-        let mut outcome = acquire.instrument(span.clone()).await;
-        if let Ok(Acquisition::Acquired(guard)) = &mut outcome {
-            guard.hold_for(self.min_hold);
-        }
+        let outcome = acquire.instrument(span.clone()).await;
         match &outcome {
             Ok(Acquisition::Acquired(guard)) => {
+                guard.hold_for(self.min_hold);
                 span.record("lock.attempt", field::display(guard.attempt()));
                 span.record("lock.token", guard.token().get());
                 span.record("outcome", "acquired");
@@ -361,7 +368,7 @@ impl Lock {
             ));
         }
         let range = capabilities.ttl;
-        let wanted = self.ttl.unwrap_or(inner.defaults.ttl);
+        let wanted = self.requested_ttl();
         let ttl = range
             .resolve(wanted, inner.defaults.clamp_ttl)
             .map_err(named)?;

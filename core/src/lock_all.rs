@@ -1,6 +1,8 @@
 //! Several locks at once (clause M8).
 
-use std::{fmt, time::Duration};
+use std::{fmt, future::pending, time::Duration};
+
+use futures_util::future::{join_all, select_all};
 
 use crate::{
     acquire::Acquisition,
@@ -314,11 +316,14 @@ impl GuardAll {
     ///
     /// As [`Guard::lost`].
     pub async fn lost(&self) -> (&LockName, LossReason) {
+        if self.guards.is_empty() {
+            return pending().await;
+        }
         let losses = self
             .guards
             .iter()
             .map(|guard| Box::pin(async move { (guard.name(), guard.lost().await) }));
-        first_of(losses.collect()).await
+        select_all(losses).await.0
     }
 
     /// Returns the phase of the locks together: lost if one is lost, suspect if one is suspect.
@@ -372,11 +377,14 @@ impl GuardAll {
     ///
     /// As [`Guard::deadline_changed`].
     pub async fn deadline_changed(&self) {
+        if self.guards.is_empty() {
+            return pending().await;
+        }
         let changes = self
             .guards
             .iter()
             .map(|guard| Box::pin(guard.deadline_changed()));
-        first_of(changes.collect()).await;
+        select_all(changes).await;
     }
 
     /// Renews all locks now, as [`Guard::renew`].
@@ -420,11 +428,9 @@ impl GuardAll {
     ///
     /// The releases continue in the background.
     pub async fn release(self) -> Result<(), NotReleased> {
-        let releases =
-            self.guards.iter().rev().map(|guard| {
-                Box::pin(async move { (guard.name().clone(), guard.release().await) })
-            });
-        let mut outcomes = all_of(releases.collect()).await;
+        let release = async |guard: &Guard| (guard.name().clone(), guard.release().await);
+        let releases = self.guards.iter().rev().map(release);
+        let mut outcomes = join_all(releases).await;
         outcomes.retain(|(_, outcome)| !matches!(outcome, Release::Released));
         if outcomes.is_empty() {
             return Ok(());
@@ -449,38 +455,4 @@ impl Drop for GuardAll {
             drop(guard);
         }
     }
-}
-
-/// Returns the output of the future that completes first.
-async fn first_of<F: Future + Unpin>(mut futures: Vec<F>) -> F::Output {
-    std::future::poll_fn(|context| {
-        for future in &mut futures {
-            if let std::task::Poll::Ready(output) = std::pin::Pin::new(future).poll(context) {
-                return std::task::Poll::Ready(output);
-            }
-        }
-        std::task::Poll::Pending
-    })
-    .await
-}
-
-/// Waits for all futures, and returns their outputs in the same order.
-async fn all_of<F: Future + Unpin>(mut futures: Vec<F>) -> Vec<F::Output> {
-    let mut outputs: Vec<_> = futures.iter().map(|_| None).collect();
-    std::future::poll_fn(|context| {
-        let mut pending = false;
-        for (future, output) in futures.iter_mut().zip(&mut outputs) {
-            if output.is_none() {
-                match std::pin::Pin::new(future).poll(context) {
-                    std::task::Poll::Ready(ready) => *output = Some(ready),
-                    std::task::Poll::Pending => pending = true,
-                }
-            }
-        }
-        if pending {
-            return std::task::Poll::Pending;
-        }
-        std::task::Poll::Ready(outputs.drain(..).flatten().collect())
-    })
-    .await
 }

@@ -180,6 +180,18 @@ async fn m8_locks_are_taken_in_one_order_and_given_back_if_one_is_taken() {
     assert_eq!(failed.0.len(), 1);
     assert!(failed.to_string().starts_with("\"b\" was lost"), "{failed}");
     assert!(all.try_acquire().await.unwrap().acquired().is_some());
+    // A set without a lock is held, and is not lost.
+    let none = client
+        .lock_all::<&str>([])
+        .unwrap()
+        .acquire()
+        .await
+        .unwrap();
+    tokio::select! {
+        biased;
+        _ = none.lost() => panic!("there is nothing to lose"),
+        () = settle() => none.check().unwrap(),
+    }
 }
 
 #[tokio::test]

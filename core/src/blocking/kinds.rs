@@ -16,18 +16,12 @@ pub struct RwLock {
 }
 
 impl RwLock {
-    /// Sets the TTL, as [`crate::Lock::ttl`].
+    /// Creates the lock from a [`Lock`], which may have a TTL and a label of its own.
     #[must_use]
-    pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.lock = self.lock.ttl(ttl);
-        self
-    }
-
-    /// Sets the label that is shown to other clients, beside host and process id.
-    #[must_use]
-    pub fn label(mut self, label: impl Into<String>) -> Self {
-        self.lock = self.lock.label(label);
-        self
+    pub fn new(lock: Lock) -> Self {
+        let (lock, client) = lock.into_parts();
+        let lock = crate::RwLock::new(lock);
+        Self { lock, client }
     }
 
     /// Returns the lock of a reader.
@@ -51,18 +45,15 @@ pub struct Semaphore {
 }
 
 impl Semaphore {
-    /// Sets the TTL, as [`crate::Lock::ttl`].
-    #[must_use]
-    pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.semaphore = self.semaphore.ttl(ttl);
-        self
-    }
-
-    /// Sets the label that is shown to other clients, beside host and process id.
-    #[must_use]
-    pub fn label(mut self, label: impl Into<String>) -> Self {
-        self.semaphore = self.semaphore.label(label);
-        self
+    /// Creates the lock with `of` permits from a [`Lock`], which may have a TTL and a label of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`crate::Semaphore::new`].
+    pub fn new(lock: Lock, of: u32) -> Result<Self, Error> {
+        let (lock, client) = lock.into_parts();
+        let semaphore = crate::Semaphore::new(lock, of)?;
+        Ok(Self { semaphore, client })
     }
 
     /// Returns the lock that takes `take` permits at once, for all the ways to acquire a [`Lock`].
@@ -314,10 +305,7 @@ impl Client {
     ///
     /// As [`crate::Client::rw_lock`].
     pub fn rw_lock(&self, name: impl AsRef<str>) -> Result<RwLock, Error> {
-        Ok(RwLock {
-            lock: self.client.rw_lock(name)?,
-            client: self.clone(),
-        })
+        Ok(RwLock::new(self.lock(name)?))
     }
 
     /// Returns the lock with `of` permits and this name. Sends nothing.
@@ -326,10 +314,7 @@ impl Client {
     ///
     /// As [`crate::Client::semaphore`].
     pub fn semaphore(&self, name: impl AsRef<str>, of: u32) -> Result<Semaphore, Error> {
-        Ok(Semaphore {
-            semaphore: self.client.semaphore(name, of)?,
-            client: self.clone(),
-        })
+        Semaphore::new(self.lock(name)?, of)
     }
 
     /// Returns the locks with these names, to be acquired together. Sends nothing.

@@ -17,6 +17,10 @@ impl Lock {
         Self { lock, client }
     }
 
+    pub(super) fn into_parts(self) -> (crate::Lock, Client) {
+        (self.lock, self.client)
+    }
+
     /// Returns the lock's name.
     #[must_use]
     pub const fn name(&self) -> &LockName {

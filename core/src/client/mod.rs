@@ -213,20 +213,19 @@ impl Client {
         releases.close();
         // A removal needs some of the time that is left.
         let hold_limit = now + within / 2;
-        let (in_time, too_long): (Vec<_>, Vec<_>) = attempts
-            .into_iter()
-            .partition(|attempt| attempt.held_until() <= hold_limit);
-        let (at_once, mut later): (Vec<_>, Vec<_>) = in_time
-            .into_iter()
-            .partition(|attempt| attempt.held_until() <= now);
+        let ends_in_time = |attempt: &Arc<Attempt>| {
+            let held_until = attempt.held_until();
+            held_until > now && held_until <= hold_limit
+        };
+        let (mut later, at_once): (Vec<_>, Vec<_>) = attempts.into_iter().partition(ends_in_time);
         let mut held = Vec::new();
-        let leaves_grants = !too_long.is_empty();
+        let mut leaves_grants = false;
         for attempt in at_once {
             held.extend(self.close_attempt(&attempt, within / 2));
-        }
-        for attempt in too_long {
-            held.extend(self.close_attempt(&attempt, within / 2));
-            releases.give_up(attempt.id);
+            if attempt.held_until() > now {
+                releases.give_up(attempt.id);
+                leaves_grants = true;
+            }
         }
         // The client renews these until their minimum hold is over.
         later.sort_by_key(|attempt| Reverse(attempt.held_until()));
