@@ -326,19 +326,18 @@ impl GuardAll {
         select_all(losses).await.0
     }
 
-    /// Returns the phase of the locks together: lost if one is lost, suspect if one is suspect.
+    /// Returns the phase of the locks together: lost if one is lost, else released if one is (or its release
+    /// is in progress), else suspect if one is suspect.
     #[must_use]
     pub fn phase(&self) -> Phase {
-        let mut all = Phase::Held;
-        for phase in self.guards.iter().map(Guard::phase) {
-            match phase {
-                Phase::Lost(_) => return phase,
-                Phase::Held => {}
-                _ if all == Phase::Held || !phase.is_live() => all = phase,
-                _ => {}
-            }
-        }
-        all
+        let phases = self.guards.iter().map(Guard::phase);
+        let furthest = phases.max_by_key(|phase| match phase {
+            Phase::Held => 0,
+            Phase::Suspect => 1,
+            Phase::Releasing | Phase::Released => 2,
+            Phase::Lost(_) => 3,
+        });
+        furthest.unwrap_or(Phase::Held)
     }
 
     /// Returns the shortest granted TTL.

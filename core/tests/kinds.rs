@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tenure_core::{
-    Acquisition, Client, Guard, NotHeld,
+    Acquisition, Client, Guard, NotHeld, Release,
     capability::Requirements,
     error::ErrorKind,
     loss::LossReason,
@@ -312,4 +312,33 @@ async fn m7_mode_that_the_backend_does_not_offer_is_refused_before_any_request()
     let error = builder().require(required).connect().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
     assert!(error.to_string().contains("shared locks"), "{error}");
+}
+
+#[tokio::test]
+async fn m4_released_guard_cannot_be_downgraded() {
+    let store = MemoryStore::new();
+    let client = client(&store).await;
+    let guard = client
+        .rw_lock("a")
+        .unwrap()
+        .write()
+        .acquire()
+        .await
+        .unwrap();
+    let _ = guard.release().await;
+    let error = guard.downgrade().await.unwrap_err();
+    assert!(
+        error.to_string().contains("the lock is released"),
+        "{error}"
+    );
+    let guard = client
+        .rw_lock("a")
+        .unwrap()
+        .write()
+        .acquire()
+        .await
+        .unwrap();
+    store.set_fault(InjectedFault::Hang);
+    assert!(matches!(guard.release().await, Release::Unknown(_)));
+    assert!(guard.downgrade().await.is_err());
 }

@@ -38,6 +38,8 @@ pub(crate) struct Faults {
     pub(crate) renewal_step: Duration,
     /// How late the answer to a removal is.
     pub(crate) removal_delay: Duration,
+    /// The answers to inspections wait while a test keeps this locked.
+    pub(crate) inspections: Arc<tokio::sync::Mutex<()>>,
     pub(crate) pooled: bool,
     /// Whether the store says that it is on this machine.
     pub(crate) local: bool,
@@ -150,7 +152,9 @@ impl Backend for FaultyBackend {
         answer
     }
     async fn inspect(&self, name: &LockName) -> Result<LockState, Error> {
-        self.0.inspect(name).await
+        let answer = self.0.inspect(name).await;
+        let _answers = self.1.inspections.lock().await;
+        answer
     }
     async fn list(&self, request: List) -> Result<Page, Error> {
         self.0.list(request).await

@@ -214,6 +214,34 @@ async fn a3_lost_answer_is_outcome_unknown_and_can_be_repeated() {
     assert_eq!(a.remove(1, false).await, Removed::Absent);
 }
 
+/// The readers that a downgrade has let in are woken, also if its answer was lost.
+#[tokio::test]
+async fn m4_repeated_downgrade_wakes_the_readers() {
+    let (map, a, b) = pair();
+    let grant = a.acquire(1).await;
+    let owner = Owner::new("reader", "host", 1);
+    let reader = Enqueue::new(job(), id(2), owner, TTL, true).with_mode(Mode::Shared);
+    assert!(matches!(
+        b.cas.enqueue(reader).await.unwrap(),
+        Enqueued::Waiting(_)
+    ));
+    // The state that the client remembers is then the current one, and its first swap succeeds.
+    let _ = a.renew(1, Some(grant.token)).await;
+    let downgrade = || Downgrade::new(job(), id(1), TTL, grant.token);
+    map.lose_answer.store(1, Ordering::SeqCst);
+    let error = a.cas.downgrade(downgrade()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
+    let state = b.cas.inspect(&job()).await.unwrap();
+    assert_eq!(state.holders().count(), 2);
+    assert!(map.wakes.lock().unwrap().is_empty());
+    let done = a.cas.downgrade(downgrade()).await.unwrap();
+    assert_eq!(done, Downgraded::Shared);
+    let BackendEvent::Granted(reading) = b.event().await else {
+        panic!()
+    };
+    assert_eq!(reading.attempt, id(2));
+}
+
 #[tokio::test]
 async fn a4_late_swap_fails_on_version_of_removal() {
     for known_before in [false, true] {
@@ -481,7 +509,8 @@ async fn s2_corrupt_blob_is_an_error_and_never_a_free_lock() {
     // A reader that does not know this field must not show the lock as free.
     assert!(page.locks[0].holder.is_some());
     // Also for the client that has cached the previous state.
-    assert!(a.renew(1, None).await.is_unknown());
+    let renewed = a.renew(1, None).await;
+    assert!(matches!(renewed, Renewed::Unknown(error) if error.kind() == ErrorKind::Corrupt));
     map.overwrite("default/job", |bytes| *bytes = b"tenure 7 x\n".to_vec());
     let error = fresh.enqueue(2, true).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NewerFormat);
@@ -561,14 +590,4 @@ async fn t1_token_floor_raises_tokens_and_has_a_limit() {
     assert!(grant.token.get() > 1 << 60);
     let invalid = with_floor(u64::MAX).err().unwrap();
     assert_eq!(invalid.kind(), ErrorKind::Config);
-}
-
-trait IsUnknown {
-    fn is_unknown(&self) -> bool;
-}
-
-impl IsUnknown for Renewed {
-    fn is_unknown(&self) -> bool {
-        matches!(self, Self::Unknown(error) if error.kind() == ErrorKind::Corrupt)
-    }
 }
