@@ -275,6 +275,10 @@ fn doctor_checks_the_store_and_leaves_nothing() {
             "{step}: {shown}"
         );
     }
+    assert!(
+        shown.contains("exclusive, shared, and with permits"),
+        "{shown}"
+    );
     assert_eq!(sandbox.lock_dirs(), before, "{shown}");
     let run = sandbox.run(&["--output", "json", "doctor"]);
     let report = lines(&run.assert_succeeded().stdout);
