@@ -1,13 +1,18 @@
 //! Slow networks: every request takes a part of its time limit, and requests time out. Nobody may lose
 //! a place, a turn or a grant for that (clauses W1, W2, W5, D4, L5).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use tenure_core::{Acquisition, Client, Release, clock::Instant, error::Error};
+use tenure_core::{Acquisition, Client, Release, clock::Instant, error::Error, name::LockName};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::{
     context::{CaseContext, release},
+    driver::Driver,
     fault::{Fault, Faulty},
     outcome::{Failure, Need, Outcome, Stop, broken, ensure},
 };
@@ -16,11 +21,45 @@ use crate::{
 const SHARES: [u32; 3] = [10, 40, 90];
 /// Turns of each client.
 const TURNS: u32 = 3;
+/// A situation that the store was too slow for is tried again with twice the time limit, up to this factor.
+const MAX_FACTOR: u32 = 4;
+/// The pause between two requests that measure the store.
+const PROBE_PAUSE: Duration = Duration::from_millis(100);
+
+/// What is slow in a situation, and by how much.
+#[derive(Clone, Copy)]
+struct Situation {
+    /// The time limit of a request.
+    limit: Duration,
+    /// The part of it that the network takes, in percent.
+    share: u32,
+    /// Whether the network of all clients is slow, or that of one.
+    all: bool,
+}
+
+impl Situation {
+    /// Half of the network's part, because a request passes it twice.
+    fn delay(self) -> Duration {
+        self.limit * self.share / 200
+    }
+
+    /// The time that remains for the store.
+    fn rest(self) -> Duration {
+        self.limit * (100 - self.share) / 100
+    }
+}
+
+impl fmt::Display for Situation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { limit, share, all } = self;
+        let whose = if *all { "all clients" } else { "one client" };
+        write!(f, "requests of {whose} take {share} % of {limit:?}")
+    }
+}
 
 /// Clients of one store; all of them, or one, on a slow network.
 struct Slow {
-    /// The share of the time limit that a request takes, and how many are slow, for messages.
-    what: String,
+    what: Situation,
     faulty: Faulty,
     clients: Vec<Client>,
     ttl: Duration,
@@ -28,41 +67,32 @@ struct Slow {
 
 impl Slow {
     /// Connects the clients, and makes the network slow once each of them has its session.
-    async fn new(
-        context: &CaseContext,
-        share: u32,
-        all: bool,
-        clients: usize,
-    ) -> Result<Self, Stop> {
+    async fn new(context: &CaseContext, what: Situation, clients: usize) -> Result<Self, Stop> {
+        let Situation { limit, share, all } = what;
         let faulty = context.env().faulty().await?;
         let faulty = faulty.ok_or(Stop::Ignored(Need::Faults))?;
-        let limit = context.over_limit();
         let ttl = context.possible_ttl(limit * 20 / 3);
         let mut slow = Self {
-            what: format!(
-                "requests of {} take {share} % of their time limit",
-                if all { "all clients" } else { "one client" },
-            ),
+            what,
             faulty,
             clients: Vec::new(),
             ttl,
         };
         for number in 0..clients {
-            let client = if all || number == 0 {
-                context.client_over(&slow.faulty, ttl).await?
+            let connector = if all || number == 0 {
+                slow.faulty.connector()
             } else {
-                context
-                    .client_with(|builder| builder.ttl(ttl).request_timeout(limit))
-                    .await?
+                context.env().connector()
             };
+            let client = context
+                .client_on(connector, |builder| builder.ttl(ttl).request_timeout(limit))
+                .await?;
             // The session and the parents of the lock are created before the network is slow.
             let warm = client.lock(format!("warm {share} {all} {number}"))?;
             release(&warm.acquire().await?).await?;
             slow.clients.push(client);
         }
-        // Half of it in each direction.
-        let delay = Fault::Delay(limit * share / 200);
-        slow.faulty.line().set(delay);
+        slow.faulty.line().set(Fault::Delay(what.delay()));
         Ok(slow)
     }
 }
@@ -70,7 +100,7 @@ impl Slow {
 /// Runs a check for each share, with one slow client and with all of them slow, side by side.
 async fn in_each_situation<F>(
     context: &Arc<CaseContext>,
-    check: impl Fn(Arc<CaseContext>, u32, bool) -> F,
+    check: fn(Arc<CaseContext>, Situation) -> F,
 ) -> Outcome
 where
     F: Future<Output = Outcome> + Send + 'static,
@@ -78,13 +108,76 @@ where
     let mut running = JoinSet::new();
     for share in SHARES {
         for all in [false, true] {
-            running.spawn(check(Arc::clone(context), share, all));
+            running.spawn(in_one_situation(Arc::clone(context), share, all, check));
         }
     }
     while let Some(done) = running.join_next().await {
         done??;
     }
     Ok(())
+}
+
+/// Runs a check. If it fails while the store itself took a good part of the time that was left for it,
+/// requests were probably not answered in time: then it runs again with twice the time limit.
+async fn in_one_situation<F>(
+    context: Arc<CaseContext>,
+    share: u32,
+    all: bool,
+    check: fn(Arc<CaseContext>, Situation) -> F,
+) -> Outcome
+where
+    F: Future<Output = Outcome>,
+{
+    let mut factor = 1;
+    loop {
+        let limit = context.over_limit() * factor;
+        let what = Situation { limit, share, all };
+        let driver = context.driver().await?;
+        let name = context.name(&format!("probe {what}"))?;
+        let longest = Mutex::new(Duration::ZERO);
+        let outcome = tokio::select! {
+            outcome = check(Arc::clone(&context), what) => outcome,
+            failed = measure(&context, &driver, &name, &longest) => Err(failed),
+        };
+        let longest = longest.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match outcome {
+            Err(Stop::Failed(_)) if longest > what.rest() / 2 && factor < MAX_FACTOR => factor *= 2,
+            Err(Stop::Failed(failure)) => {
+                let note = format!("meanwhile the store took up to {longest:?} for a request");
+                return Err(failure.with_note(note).into());
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Acquires and removes a free lock on a fast network again and again, and keeps the longest time that the
+/// store took for a request. Ends with an error.
+async fn measure(
+    context: &CaseContext,
+    driver: &Driver,
+    name: &LockName,
+    longest: &Mutex<Duration>,
+) -> Stop {
+    let record = |begun: Instant| {
+        let took = context.now().since(begun);
+        let mut longest = longest.lock().unwrap_or_else(PoisonError::into_inner);
+        *longest = took.max(*longest);
+    };
+    loop {
+        let begun = context.now();
+        let grant = match driver.hold(name, context.long()).await {
+            Ok(grant) => grant,
+            Err(stop) => return stop,
+        };
+        record(begun);
+        let begun = context.now();
+        if let Err(error) = driver.remove(name, grant.attempt, context.long()).await {
+            return error.into();
+        }
+        record(begun);
+        tokio::time::sleep(PROBE_PAUSE).await;
+    }
 }
 
 /// A waiter, and a signal that it is in the queue.
@@ -112,11 +205,11 @@ pub(crate) async fn slow_waiter_keeps_its_place(context: Arc<CaseContext>) -> Ou
     in_each_situation(&context, keeps_its_place).await
 }
 
-async fn keeps_its_place(context: Arc<CaseContext>, share: u32, all: bool) -> Outcome {
-    let slow = Slow::new(&context, share, all, 2).await?;
-    let (what, ttl) = (&slow.what, slow.ttl);
+async fn keeps_its_place(context: Arc<CaseContext>, what: Situation) -> Outcome {
+    let slow = Slow::new(&context, what, 2).await?;
+    let ttl = slow.ttl;
     let driver = context.driver().await?;
-    let text = format!("slow {share} {all}");
+    let text = format!("slow {what}");
     let name = context.name(&text)?;
     let held = driver.hold(&name, context.long()).await?;
     let bound = context.takeover(ttl, ttl);
@@ -176,10 +269,10 @@ pub(crate) async fn slow_client_stops_nobody(context: Arc<CaseContext>) -> Outco
     in_each_situation(&context, stops_nobody).await
 }
 
-async fn stops_nobody(context: Arc<CaseContext>, share: u32, all: bool) -> Outcome {
-    let slow = Slow::new(&context, share, all, 4).await?;
+async fn stops_nobody(context: Arc<CaseContext>, what: Situation) -> Outcome {
+    let slow = Slow::new(&context, what, 4).await?;
     let bound = context.takeover(slow.ttl, slow.ttl);
-    let text = format!("turns {share} {all}");
+    let text = format!("turns {what}");
     let mut running = JoinSet::new();
     for client in &slow.clients {
         let (context, lock) = (Arc::clone(&context), client.lock(&text)?);
