@@ -29,6 +29,7 @@ async fn s2_missing_keys_lead_to_no_incompatible_grants() {
     for mode in [Mode::Shared, Mode::permits(1, 3).unwrap()] {
         for deleted in 1..1_u32 << PARTS.len() {
             server.command(&["FLUSHALL"]).unwrap();
+            let begun = Instant::now();
             let mut readers = Vec::new();
             for number in 1..=2 {
                 let request = RawBackend::enqueue("a", attempt(number), SHORT_TTL).with_mode(mode);
@@ -47,10 +48,10 @@ async fn s2_missing_keys_lead_to_no_incompatible_grants() {
             exclusive.wait = false;
             let writer = raw.backend.enqueue(exclusive.clone()).await;
             let is_granted = matches!(writer, Ok(Enqueued::Granted(_)));
-            // Without both keys, nothing says that the lock is held.
-            assert_eq!(
-                is_granted,
-                is_deleted(0) && is_deleted(1),
+            // Without both keys, nothing says that the lock is held. On a machine that stood still, the
+            // readers may have lapsed.
+            assert!(
+                is_granted == (is_deleted(0) && is_deleted(1)) || begun.elapsed() >= SHORT_TTL,
                 "{named:?}: {writer:?}"
             );
             if let Err(error) = &writer {
