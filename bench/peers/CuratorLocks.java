@@ -8,25 +8,88 @@ import java.util.concurrent.CountDownLatch;
 import java.util.stream.Stream;
 import org.apache.curator.framework.CuratorFramework;
 import org.apache.curator.framework.CuratorFrameworkFactory;
+import org.apache.curator.framework.recipes.locks.InterProcessLock;
 import org.apache.curator.framework.recipes.locks.InterProcessMutex;
+import org.apache.curator.framework.recipes.locks.InterProcessReadWriteLock;
+import org.apache.curator.framework.recipes.locks.InterProcessSemaphoreV2;
+import org.apache.curator.framework.recipes.locks.Lease;
 import org.apache.curator.retry.RetryOneTime;
 
 /**
- * Measures Curator's InterProcessMutex, with a client for each waiter.
+ * Measures Curator's InterProcessMutex, InterProcessReadWriteLock and InterProcessSemaphoreV2, with a
+ * client for each waiter.
  *
  * <p>Arguments: the server's address and the session timeout in milliseconds. A line on standard
- * input is {@code start SECONDS WAITERS LOCK}; the answer is one line of JSON with all durations in
- * nanoseconds.
+ * input is {@code start SECONDS WAITERS LOCK [LOAD PERMITS]}, with {@code readers}, {@code mixed} or
+ * {@code permits} for LOAD; the answer is one line of JSON with all durations in nanoseconds.
  */
 public final class CuratorLocks {
-    /** One waiter, with its own client, its own mutex object, and its measurements. */
+    /** A permit of a semaphore, with the methods of a lock. */
+    private static final class Permit implements AnyLock {
+        final InterProcessSemaphoreV2 semaphore;
+        Lease lease;
+
+        Permit(InterProcessSemaphoreV2 semaphore) {
+            this.semaphore = semaphore;
+        }
+
+        @Override
+        public void acquire() throws Exception {
+            lease = semaphore.acquire();
+        }
+
+        @Override
+        public void release() {
+            semaphore.returnLease(lease);
+        }
+    }
+
+    private interface AnyLock {
+        void acquire() throws Exception;
+
+        void release() throws Exception;
+
+        static AnyLock of(InterProcessLock lock) {
+            return new AnyLock() {
+                @Override
+                public void acquire() throws Exception {
+                    lock.acquire();
+                }
+
+                @Override
+                public void release() throws Exception {
+                    lock.release();
+                }
+            };
+        }
+    }
+
+    /** The lock of a waiter with this number; in a mixed load every twentieth writes. */
+    private static AnyLock lock(CuratorFramework client, int number, String[] words) {
+        String path = "/curator/" + words[3];
+        String load = words.length > 4 ? words[4] : "";
+        switch (load) {
+            case "permits":
+                return new Permit(
+                        new InterProcessSemaphoreV2(client, path, Integer.parseInt(words[5])));
+            case "readers":
+            case "mixed":
+                InterProcessReadWriteLock both = new InterProcessReadWriteLock(client, path);
+                boolean writes = load.equals("mixed") && number % 20 == 0 && number > 0;
+                return AnyLock.of(writes ? both.writeLock() : both.readLock());
+            default:
+                return AnyLock.of(new InterProcessMutex(client, path));
+        }
+    }
+
+    /** One waiter, with its own client, its own lock object, and its measurements. */
     private static final class Waiter {
-        final InterProcessMutex mutex;
+        final AnyLock lock;
         final List<Long> acquires = new ArrayList<>();
         final List<Long> releases = new ArrayList<>();
 
-        Waiter(CuratorFramework client, String path) {
-            mutex = new InterProcessMutex(client, path);
+        Waiter(AnyLock lock) {
+            this.lock = lock;
         }
 
         /** Acquires and releases the lock until `end`, at least once. */
@@ -35,10 +98,10 @@ public final class CuratorLocks {
             releases.clear();
             do {
                 long asked = System.nanoTime();
-                mutex.acquire();
+                lock.acquire();
                 long got = System.nanoTime();
                 window.granted(number, got);
-                mutex.release();
+                lock.release();
                 acquires.add(got - asked);
                 releases.add(System.nanoTime() - got);
             } while (System.nanoTime() < end);
@@ -51,10 +114,13 @@ public final class CuratorLocks {
         private int holder = -1;
         private long since;
 
-        /** A waiter that acquires the lock twice in a row hands it over to no other waiter. */
+        /**
+         * A waiter that acquires the lock twice in a row hands it over to no other waiter. Waiters that share
+         * a lock may report their grants in another order than they had them.
+         */
         synchronized void granted(int number, long got) {
             if (holder >= 0 && holder != number) {
-                handOvers.add(got - since);
+                handOvers.add(Math.max(0, got - since));
             }
             holder = number;
             since = got;
@@ -124,8 +190,8 @@ public final class CuratorLocks {
                 clients.add(connect(args[0], timeout));
             }
             List<Waiter> waiters = new ArrayList<>();
-            for (CuratorFramework client : clients.subList(0, count)) {
-                waiters.add(new Waiter(client, "/curator/" + words[3]));
+            for (int number = 0; number < count; number++) {
+                waiters.add(new Waiter(lock(clients.get(number), number, words)));
             }
             // The first pair of each waiter is not counted: it creates the nodes above the lock.
             measure(waiters, 0, new Window());

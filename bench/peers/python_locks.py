@@ -1,8 +1,8 @@
 """Measures a lock of a Python library, with a client for each waiter.
 
 Arguments: `kazoo` or `python-redis-lock`, the server's address, and the session timeout or TTL in
-seconds. A line on standard input is `start SECONDS WAITERS LOCK`; the answer is one line of JSON
-with all durations in nanoseconds.
+seconds. A line on standard input is `start SECONDS WAITERS LOCK [LOAD PERMITS]`; the answer is one
+line of JSON with all durations in nanoseconds. LOAD is `readers`, `mixed` or `permits`, for kazoo.
 """
 
 import json
@@ -35,6 +35,16 @@ class Kazoo:
         from kazoo.recipe.lock import Lock
 
         return Lock(self.client, f"/kazoo/{name}")
+
+    def shared_lock(self, name, number, load, permits):
+        """The lock of a waiter with this number; in a mixed load every twentieth writes."""
+        from kazoo.recipe.lock import ReadLock, Semaphore, WriteLock
+
+        path = f"/kazoo/{name}"
+        if load == "permits":
+            return Semaphore(self.client, path, max_leases=permits)
+        writes = load == "mixed" and number % 20 == 0 and number > 0
+        return (WriteLock if writes else ReadLock)(self.client, path)
 
     def close(self):
         self.client.stop()
@@ -73,8 +83,8 @@ LIBRARIES = {"kazoo": Kazoo, "python-redis-lock": PythonRedisLock}
 class Waiter:
     """One waiter, with its own client, its own lock object, and its measurements."""
 
-    def __init__(self, client, name):
-        self.lock = client.lock(name)
+    def __init__(self, lock):
+        self.lock = lock
         self.acquires = []
         self.releases = []
 
@@ -120,15 +130,19 @@ def main():
     clients = []
     print(f"ready {library.version()}, Python {platform.python_version()}", flush=True)
     for line in sys.stdin:
-        _, seconds, count, name = line.split()
+        _, seconds, count, name, *load = line.split()
         while len(clients) < int(count):
             clients.append(library(address, ttl))
-        waiters = [Waiter(client, name) for client in clients[: int(count)]]
+        waiters = [
+            Waiter(client.shared_lock(name, number, load[0], int(load[1])) if load else client.lock(name))
+            for number, client in enumerate(clients[: int(count)])
+        ]
         # The first pair of each waiter is not counted: it creates what the lock needs in the store.
         measure(waiters, 0)
         took, grants = measure(waiters, int(float(seconds) * 1e9))
+        # Waiters that share a lock may report their grants in another order than they had them.
         hand_overs = [
-            later - earlier
+            max(0, later - earlier)
             for (holder, earlier), (following, later) in zip(grants, grants[1:])
             if holder != following
         ]

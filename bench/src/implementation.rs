@@ -7,8 +7,8 @@ use tenure::{
     Client, default_registry,
     settings::{Settings, StoreUrl},
 };
-use tenure_load::TenureLocks;
 pub(crate) use tenure_load::{Failure, Implementation};
+use tenure_load::{LockOf, TenureLocks};
 
 /// The TTL of every lock, unless a measurement has its own.
 pub(crate) const TTL: Duration = Duration::from_secs(30);
@@ -19,6 +19,10 @@ pub(crate) struct Tenure(TenureLocks);
 impl Tenure {
     pub(crate) async fn connect(url: &str) -> Result<Self, Failure> {
         Ok(Self(TenureLocks::new(client(url, TTL).await?)))
+    }
+
+    pub(crate) async fn connect_for(url: &str, lock: LockOf) -> Result<Self, Failure> {
+        Ok(Self(TenureLocks::of_kind(client(url, TTL).await?, lock)))
     }
 }
 

@@ -28,7 +28,7 @@ pub(crate) enum Role {
 }
 
 /// What all clients do with the lock.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Load {
     Readers,
     /// Three of the clients write: 5 %.
@@ -37,7 +37,7 @@ pub(crate) enum Load {
 }
 
 impl Load {
-    const ALL: [Self; 3] = [Self::Readers, Self::Mixed, Self::Permits];
+    pub(crate) const ALL: [Self; 3] = [Self::Readers, Self::Mixed, Self::Permits];
 
     pub(crate) const fn metric(self) -> Metric {
         match self {
@@ -118,10 +118,8 @@ pub(crate) async fn measure(
 ) -> Result<(), Failure> {
     let mut peers = Vec::new();
     for peer in &store.peers {
-        if let Some(shared) = peer
-            .shared_locks
-            .filter(|name| options.implementation(name))
-        {
+        let shared = peer.shared_locks;
+        if let Some(shared) = shared.filter(|shared| options.implementation(shared.name)) {
             peers.push((shared, peer.start(address(&store.url)).await?));
         }
     }
@@ -149,8 +147,10 @@ pub(crate) async fn measure(
                 }
             }
             for (shared, peer) in &mut peers {
-                let measured = peer.measure_load(CLIENTS, &lock, SPAN, load).await?;
-                add(shared, &measured.contention);
+                if shared.loads.contains(&load) {
+                    let measured = peer.measure_load(CLIENTS, &lock, SPAN, load).await?;
+                    add(shared.name, &measured.contention);
+                }
             }
         }
     }

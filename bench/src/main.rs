@@ -10,6 +10,7 @@ mod delay_proxy;
 mod etcd;
 mod held_locks;
 mod implementation;
+mod kinds;
 mod limits;
 mod machine;
 mod measure;
@@ -44,6 +45,7 @@ Parts:
   uncontended  one client acquires and releases a free lock
   independent  many tasks, each with a lock of its own
   contended    one lock, with a client for each waiter
+  kinds        one lock that 64 clients share: readers, permits, readers with writers
   one-client   one lock, with all waiters in one client
   processes    one lock, with 16 processes of `tenure run`
   delay        the same operations with 5 ms of delay for each reply
@@ -139,6 +141,9 @@ async fn measure_store(
         results.note(name, format!("{}: {}", peer.name, peer.version));
     }
     measure::measure(name, &store, options, results).await?;
+    if options.part("kinds") {
+        kinds::measure(name, &store, options, results).await?;
+    }
     if name != "memory" {
         commands::measure(name, &store.url, options, results).await?;
     }

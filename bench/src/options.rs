@@ -8,10 +8,11 @@ use std::{
 use crate::implementation::Failure;
 
 const STORES: [&str; 5] = ["memory", "file", "redis", "etcd", "zookeeper"];
-const PARTS: [&str; 10] = [
+const PARTS: [&str; 11] = [
     "uncontended",
     "independent",
     "contended",
+    "kinds",
     "one-client",
     "processes",
     "delay",

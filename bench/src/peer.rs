@@ -18,12 +18,18 @@ use tokio::{
     time::timeout,
 };
 
-use crate::implementation::{Failure, TTL};
+use crate::{
+    implementation::{Failure, TTL},
+    kinds::{Load, PERMITS},
+};
 
 /// How long a child process may take to start, to connect all its clients, and to close them.
 const CLIENTS_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) const CURATOR: &str = "Curator InterProcessMutex";
 pub(crate) const KAZOO: &str = "kazoo Lock";
+/// The peers' shared and counted locks.
+pub(crate) const CURATOR_SHARED: &str = "Curator ReadWriteLock, SemaphoreV2";
+pub(crate) const KAZOO_SHARED: &str = "kazoo ReadLock, WriteLock, Semaphore";
 pub(crate) const PYTHON_REDIS_LOCK: &str = "python-redis-lock";
 pub(crate) const REDLOCK: &str = "redlock (npm)";
 /// The Java archives of Debian. Their manifests name the archives that they need.
@@ -32,10 +38,21 @@ const ARCHIVES: &str = "/usr/share/java/curator-recipes.jar:/usr/share/java/cura
 /// Stands for the server's address in the arguments.
 const ADDRESS: &str = "ADDRESS";
 
+/// The shared and counted locks of a peer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SharedLocksOfPeer {
+    /// The name for the results.
+    pub(crate) name: &'static str,
+    /// What they can be measured with.
+    pub(crate) loads: &'static [Load],
+}
+
 /// A library in another language that this machine has.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub(crate) name: &'static str,
+    /// Its shared and counted locks, if it has any.
+    pub(crate) shared_locks: Option<SharedLocksOfPeer>,
     /// The versions of the library and of its language.
     pub(crate) version: String,
     command: Vec<String>,
@@ -78,6 +95,10 @@ impl Peer {
         ];
         Self {
             _compiled: Some(Arc::new(compiled)),
+            shared_locks: Some(SharedLocksOfPeer {
+                name: CURATOR_SHARED,
+                loads: &Load::ALL,
+            }),
             ..Self::new(CURATOR, command)
         }
         .check(address)
@@ -87,15 +108,22 @@ impl Peer {
 
     /// Finds kazoo. Returns what is missing if that fails.
     pub(crate) async fn kazoo(address: &str) -> Result<Self, String> {
-        Self::python(KAZOO, "kazoo")
-            .check(address)
-            .await
-            .map_err(|failure| {
-                format!(
-                    "{KAZOO} was not measured ({failure}): install kazoo (Debian: apt-get install \
-                     python3-kazoo), or name a Python that has it in TENURE_PYTHON"
-                )
-            })
+        Self {
+            shared_locks: Some(SharedLocksOfPeer {
+                name: KAZOO_SHARED,
+                // With 64 clients in a mixed load, kazoo 2.8.0 stands still for longer than a minute.
+                loads: &[Load::Readers, Load::Permits],
+            }),
+            ..Self::python(KAZOO, "kazoo")
+        }
+        .check(address)
+        .await
+        .map_err(|failure| {
+            format!(
+                "{KAZOO} was not measured ({failure}): install kazoo (Debian: apt-get install \
+                 python3-kazoo), or name a Python that has it in TENURE_PYTHON"
+            )
+        })
     }
 
     /// Finds python-redis-lock. Returns what is missing if that fails.
@@ -140,6 +168,7 @@ impl Peer {
     fn new<const N: usize>(name: &'static str, command: [&str; N]) -> Self {
         Self {
             name,
+            shared_locks: None,
             version: String::new(),
             command: command.map(str::to_owned).into(),
             search_path: None,
@@ -239,11 +268,28 @@ impl PeerProcess {
         span: Duration,
     ) -> Result<Measured, Failure> {
         let line = format!("start {} {waiters} {lock}\n", span.as_secs_f64());
+        self.ask(&line, span).await
+    }
+
+    /// Like [`measure`](Self::measure), with a lock that the waiters share.
+    pub(crate) async fn measure_load(
+        &mut self,
+        waiters: usize,
+        lock: &str,
+        span: Duration,
+        load: Load,
+    ) -> Result<Measured, Failure> {
+        let (span_text, load) = (span.as_secs_f64(), load.name());
+        let line = format!("start {span_text} {waiters} {lock} {load} {PERMITS}\n");
+        self.ask(&line, span).await
+    }
+
+    async fn ask(&mut self, line: &str, span: Duration) -> Result<Measured, Failure> {
         self.input.write_all(line.as_bytes()).await?;
         self.input.flush().await?;
         let line = self.read_line(CLIENTS_TIMEOUT + span).await?;
         let answer = serde_json::from_str::<Answer>(&line)
-            .map_err(|error| format!("{}: {error} in its answer {line}", self.name))?;
+            .map_err(|error| format!("{}: {error} in its answer {line:.200}", self.name))?;
         Ok(answer.into())
     }
 

@@ -6,6 +6,7 @@ use tenure_test_servers::wire::Proxy;
 
 use crate::{
     implementation::{Failure, Implementation, address},
+    kinds::{SharedLocks, TenureKinds},
     peer::Peer,
 };
 
@@ -19,6 +20,8 @@ pub(crate) struct Store {
     pub(crate) description: String,
     pub(crate) url: String,
     pub(crate) implementations: Vec<Arc<dyn Implementation>>,
+    /// The implementations of shared and counted locks.
+    pub(crate) shared_locks: Vec<Arc<dyn SharedLocks>>,
     /// Libraries in other languages.
     pub(crate) peers: Vec<Peer>,
     /// For each peer that this machine lacks, what to install.
@@ -42,6 +45,7 @@ impl Store {
             description,
             url,
             implementations,
+            shared_locks: vec![Arc::new(TenureKinds)],
             peers: Vec::new(),
             missing: Vec::new(),
             requests,
@@ -78,6 +82,12 @@ impl Store {
                 Err(missing) => self.missing.push(missing),
             }
         }
+        self
+    }
+
+    /// Adds an implementation of shared and counted locks.
+    pub(crate) fn with_shared_locks(mut self, shared: impl SharedLocks + 'static) -> Self {
+        self.shared_locks.insert(0, Arc::new(shared));
         self
     }
 

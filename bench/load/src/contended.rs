@@ -17,6 +17,9 @@ pub struct Contention {
     /// Hand-overs in a second. A task that acquires the lock twice in a row hands it over to no other
     /// task, so this does not count.
     pub rate: f64,
+    /// Pairs of acquire and release in a second. Unlike hand-overs, they also count what tasks do that hold
+    /// the lock together.
+    pub pairs: f64,
     /// The durations of the hand-overs: from the grant of one task, which releases at once, to the
     /// grant of another task.
     pub hand_over: Percentiles,
@@ -28,9 +31,10 @@ impl Contention {
     /// Creates the result from the hand-overs and the waits of all tasks, and the duration of the load.
     pub fn new(hand_overs: Vec<Duration>, waits: Vec<Duration>, took: Duration) -> Self {
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-        let rate = hand_overs.len() as f64 / took.as_secs_f64().max(1e-9);
+        let per_second = |count: usize| count as f64 / took.as_secs_f64().max(1e-9);
         Self {
-            rate,
+            rate: per_second(hand_overs.len()),
+            pairs: per_second(waits.len()),
             hand_over: Percentiles::new(hand_overs),
             waits: Percentiles::new(waits),
         }

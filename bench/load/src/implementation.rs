@@ -3,7 +3,7 @@
 use std::{error::Error, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use tenure_core::{Client, Release};
+use tenure_core::{Client, Lock, Release, error::Error as LockError};
 
 /// The failure of an implementation.
 pub type Failure = Box<dyn Error + Send + Sync>;
@@ -61,12 +61,23 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Locks of `tenure` through its public API, with the queue, tokens, deadlines, renewal and notice of
 /// loss.
 #[derive(Clone, Debug)]
-pub struct TenureLocks(Client);
+pub struct TenureLocks {
+    client: Client,
+    lock: LockOf,
+}
+
+/// Returns the lock of a client with this name, in the mode to measure.
+pub type LockOf = fn(&Client, &str) -> Result<Lock, LockError>;
 
 impl TenureLocks {
-    /// Uses the locks of this client.
-    pub const fn new(client: Client) -> Self {
-        Self(client)
+    /// Uses the exclusive locks of this client.
+    pub fn new(client: Client) -> Self {
+        Self::of_kind(client, |client, name| client.lock(name))
+    }
+
+    /// Uses the locks of this client that `lock` returns.
+    pub const fn of_kind(client: Client, lock: LockOf) -> Self {
+        Self { client, lock }
     }
 }
 
@@ -85,7 +96,7 @@ impl Implementation for TenureLocks {
         lock: &str,
         held: &(dyn Fn() + Sync),
     ) -> Result<(), Failure> {
-        let guard = self.0.lock(lock)?.acquire().await?;
+        let guard = (self.lock)(&self.client, lock)?.acquire().await?;
         held();
         match guard.release().await {
             Release::Released => Ok(()),
@@ -94,6 +105,6 @@ impl Implementation for TenureLocks {
     }
 
     async fn close(&self) {
-        self.0.shutdown(CLOSE_TIMEOUT).await;
+        self.client.shutdown(CLOSE_TIMEOUT).await;
     }
 }

@@ -10,7 +10,7 @@ mod percentiles;
 mod uncontended;
 
 pub use contended::{Contention, contended, contended_by_one_client};
-pub use implementation::{Failure, Implementation, TenureLocks};
+pub use implementation::{Failure, Implementation, LockOf, TenureLocks};
 pub use independent::{independent, independent_lock};
 pub use percentiles::{Micros, Percentiles};
 use tenure_core::clock::{Clock, Instant, SystemClock};
