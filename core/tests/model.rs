@@ -1,5 +1,5 @@
-//! Model check of the two pure state machines for every schedule within bounds: one lock, two or
-//! three clients, and a network that delays, drops, duplicates and reorders messages.
+//! Model check of the two pure state machines for every schedule within bounds: one lock, exclusive, shared
+//! or counted, two or three clients, and a network that delays, drops, duplicates and reorders messages.
 //!
 //! The check uses the real state machines, not copies: the store is a
 //! [`Queue`](tenure_core::queue::Queue), a holder has a [`Lease`](tenure_core::lease::Lease) and a
@@ -29,6 +29,7 @@ use std::{
 };
 
 use stateright::{Checker, HasDiscoveries, Model};
+use tenure_core::mode::Mode;
 use world::{Bounds, Rule};
 
 /// Maximum number of actions in a schedule.
@@ -72,18 +73,23 @@ fn explore(bounds: Bounds, at_least: usize) {
 
 /// Checks that the model check refutes a wrong rule by the property that it violates.
 fn refute(rule: Rule) {
-    let bounds = Bounds {
+    refute_within(Bounds {
         rule,
         ..Bounds::SMALL
-    };
+    });
+}
+
+fn refute_within(bounds: Bounds) {
+    const PROPERTY: &str = "X1, M1";
+    let rule = bounds.rule;
     let checker = bounds
         .checker()
-        .finish_when(HasDiscoveries::AllOf(["X1"].into()))
+        .finish_when(HasDiscoveries::AllOf([PROPERTY].into()))
         .timeout(Duration::from_secs(120))
         .spawn_bfs()
         .join();
     let states = checker.unique_state_count();
-    let Some(path) = checker.discovery("X1") else {
+    let Some(path) = checker.discovery(PROPERTY) else {
         panic!("{rule:?} was not refuted in {states} states");
     };
     assert!(path.last_state().believers().count() > 1);
@@ -98,6 +104,26 @@ fn x1_t1_t2_k2_l4_hold_for_two_clients() {
 #[test]
 fn x1_t1_t2_k2_l4_hold_for_three_clients() {
     explore(Bounds::THREE, 100_000);
+}
+
+#[test]
+fn m1_m3_m4_hold_for_readers_and_writers() {
+    explore(Bounds::READERS, 100_000);
+}
+
+#[test]
+fn m1_m3_hold_for_permits() {
+    explore(Bounds::PERMITS, 100_000);
+}
+
+#[test]
+fn m4_a_downgrade_that_counts_from_its_answer_is_refuted() {
+    refute_within(Bounds {
+        rule: Rule::SharedFromReply,
+        modes: [Mode::Exclusive, Mode::Shared, Mode::Exclusive],
+        downgrades: true,
+        ..Bounds::SMALL
+    });
 }
 
 #[test]

@@ -4,6 +4,7 @@ use tenure_core::{
     clock::Instant,
     lease::{Input, Lease, Phase, WaiterLease},
     loss::LossReason,
+    mode::Mode,
     request::{StoreTime, Waiting},
 };
 
@@ -31,6 +32,8 @@ pub(crate) enum Role {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Client {
     pub(crate) attempt: Attempt,
+    /// What the client takes its guard for.
+    pub(crate) mode: Mode,
     pub(crate) role: Role,
     pub(crate) attempts: u8,
     pub(crate) renewals: u8,
@@ -40,6 +43,7 @@ impl Client {
     pub(crate) fn new(index: usize, bounds: &Bounds) -> Self {
         Self {
             attempt: Attempt::try_from(index << 4).expect("few clients"),
+            mode: bounds.modes[index],
             role: Role::Idle,
             attempts: if index == 0 { bounds.attempts } else { 1 },
             renewals: bounds.renewals,
@@ -61,6 +65,10 @@ impl Client {
         }
     }
 
+    pub(crate) fn can_downgrade(&self, now: Instant) -> bool {
+        self.mode == Mode::Exclusive && self.holds(now) == Some(true)
+    }
+
     pub(crate) fn can_renew(&self, now: Instant) -> bool {
         let due = matches!(self.role, Role::Waiting { .. }) || self.holds(now) == Some(true);
         self.renewals > 0 && due
@@ -68,9 +76,10 @@ impl Client {
 }
 
 impl World {
-    pub(super) fn start(&mut self, index: usize) {
+    pub(super) fn start(&mut self, bounds: &Bounds, index: usize) {
         let now = self.now(index);
         let client = &mut self.clients[index];
+        client.mode = bounds.modes[index];
         client.attempts -= 1;
         client.attempt += 1;
         client.role = Role::Enqueuing { early: None };
@@ -83,6 +92,18 @@ impl World {
         let client = &mut self.clients[index];
         client.renewals -= 1;
         let request = Message::Request(client.attempt, now, Request::Renew);
+        self.send(request);
+    }
+
+    /// Sends a downgrade. Before it is sent, the guard counts as shared (M4).
+    pub(super) fn downgrade(&mut self, bounds: &Bounds, index: usize) {
+        let now = self.now(index);
+        let client = &mut self.clients[index];
+        let Some(token) = client.token() else { return };
+        if bounds.rule != Rule::SharedFromReply {
+            client.mode = Mode::Shared;
+        }
+        let request = Message::Request(client.attempt, now, Request::Downgrade { token });
         self.send(request);
     }
 
@@ -186,8 +207,11 @@ impl World {
                 lease.on(Input::Gone(LossReason::Evicted), now);
                 *lease = same(bounds, lease);
             }
+            (Role::Holding { .. }, Reply::Downgraded) => client.mode = Mode::Shared,
             // The answer to a report that was sent before the grant was pushed.
-            (Role::Holding { .. }, Reply::Waiting { .. }) | (Role::Idle, _) => {}
+            (Role::Holding { .. }, Reply::Waiting { .. })
+            | (Role::Idle, _)
+            | (_, Reply::Downgraded) => {}
         }
         if was_lost && self.clients[index].holds(now) == Some(true) {
             self.broken = Some("L4");

@@ -11,6 +11,7 @@ use tenure_core::{
     clock::Instant,
     lease::{DriftBounds, Phase},
     loss::LossReason,
+    mode::Mode,
     queue::Queue,
 };
 
@@ -32,12 +33,18 @@ pub(crate) enum Rule {
     NoDrift,
     /// Wrong: a pushed grant counts from its arrival.
     PushFromArrival,
+    /// Wrong: a guard is exclusive until its downgrade is answered.
+    SharedFromReply,
 }
 
 /// The bounds of the exploration.
 #[derive(Clone, Debug)]
 pub(crate) struct Bounds {
     pub(crate) clients: usize,
+    /// The modes in which the clients acquire the lock.
+    pub(crate) modes: [Mode; 3],
+    /// Whether exclusive holders downgrade.
+    pub(crate) downgrades: bool,
     /// The TTL, in steps.
     pub(crate) ttl: u64,
     pub(crate) steps: u64,
@@ -55,6 +62,8 @@ pub(crate) struct Bounds {
 impl Bounds {
     pub(crate) const TWO: Self = Self {
         clients: 2,
+        modes: [Mode::Exclusive; 3],
+        downgrades: false,
         ttl: 2,
         steps: 4,
         attempts: 2,
@@ -72,6 +81,19 @@ impl Bounds {
         ..Self::TWO
     };
 
+    /// A writer that downgrades, a reader and another writer.
+    pub(crate) const READERS: Self = Self {
+        modes: [Mode::Exclusive, Mode::Shared, Mode::Exclusive],
+        downgrades: true,
+        ..Self::THREE
+    };
+
+    /// Two requests for one of two permits, and one for both of them.
+    pub(crate) const PERMITS: Self = Self {
+        modes: [permits(1), permits(2), permits(1)],
+        ..Self::THREE
+    };
+
     /// The smallest bounds in which every wrong rule is refuted.
     pub(crate) const SMALL: Self = Self {
         steps: 2,
@@ -79,6 +101,11 @@ impl Bounds {
         disturbances: 0,
         ..Self::TWO
     };
+
+    /// Returns whether the bounds let clients hold the lock at the same time.
+    fn has_joint_holders(&self) -> bool {
+        self.downgrades || self.modes != [Mode::Exclusive; 3]
+    }
 
     fn ttl(&self) -> Duration {
         Duration::from_nanos(self.ttl * STEP)
@@ -88,6 +115,24 @@ impl Bounds {
         let trusting = self.rule == Rule::NoDrift;
         DriftBounds::new(if trusting { 0 } else { DRIFT_PPM }, Duration::ZERO)
     }
+}
+
+/// Some of two permits.
+const fn permits(take: u32) -> Mode {
+    Mode::Permits { take, of: 2 }
+}
+
+/// Returns whether guards with these modes may report at one moment that they hold the lock. Says the same as
+/// the queue's rule in other words (clause M1).
+fn compatible(modes: &[Mode]) -> bool {
+    let all = |is: fn(&Mode) -> bool| modes.iter().all(is);
+    let taken = modes.iter().map(|mode| match mode {
+        Mode::Permits { take, .. } => *take,
+        _ => 0,
+    });
+    modes.len() <= 1
+        || all(|mode| matches!(mode, Mode::Shared))
+        || all(|mode| matches!(mode, Mode::Permits { of: 2, .. })) && taken.sum::<u32>() <= 2
 }
 
 /// The number of an attempt.
@@ -111,12 +156,14 @@ pub(crate) enum Request {
     Enqueue,
     Remove { fence: bool },
     Renew,
+    Downgrade { token: u64 },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Reply {
     Gone,
     Granted { token: u64 },
+    Downgraded,
     Waiting { as_of: u64 },
 }
 
@@ -134,8 +181,10 @@ pub(crate) enum Action {
     Deliver(Message),
     /// The message arrives, and stays in flight.
     DeliverCopy(Message),
-    /// An operator evicts the present holder.
-    Evict,
+    /// A guard becomes shared.
+    Downgrade(usize),
+    /// An operator evicts a holder.
+    Evict(Attempt),
     /// Cancels an acquire.
     GiveUp(usize),
     /// Releases a guard, whether it is lost or not.
@@ -204,7 +253,7 @@ impl World {
             Message::Request(attempt, _, Request::Remove { .. }) => {
                 asking.contains(attempt) || queue.entry(store::id(*attempt)).is_some()
             }
-            Message::Request(attempt, _, Request::Renew) => {
+            Message::Request(attempt, _, Request::Renew | Request::Downgrade { .. }) => {
                 current(attempt)
                     || asking.contains(attempt)
                     || queue.entry(store::id(*attempt)).is_some()
@@ -238,8 +287,9 @@ impl Model for Bounds {
         if world.step < self.steps {
             actions.push(Action::Tick);
         }
-        if world.disturbances > 0 && world.queue.holder().is_some() {
-            actions.push(Action::Evict);
+        if world.disturbances > 0 {
+            let holders = world.queue.holders();
+            actions.extend(holders.map(|entry| Action::Evict(store::attempt(entry.attempt))));
         }
         for message in &world.net {
             actions.push(Action::Deliver(message.clone()));
@@ -255,6 +305,9 @@ impl Model for Bounds {
                 Role::Waiting { .. } => actions.push(Action::GiveUp(index)),
                 Role::Holding { .. } => actions.push(Action::Release(index)),
             }
+            if self.downgrades && client.can_downgrade(world.now(index)) {
+                actions.push(Action::Downgrade(index));
+            }
             if client.can_renew(world.now(index)) {
                 actions.push(Action::Renew(index));
             }
@@ -268,10 +321,11 @@ impl Model for Bounds {
         let mut world = before.clone();
         match action {
             Action::Tick => world.step += 1,
-            Action::Evict => {
+            Action::Evict(attempt) => {
                 world.disturbances -= 1;
-                world.evict();
+                world.evict(attempt);
             }
+            Action::Downgrade(client) => world.downgrade(self, client),
             Action::Deliver(message) => {
                 world.net.remove(&message);
                 world.deliver(self, message);
@@ -284,7 +338,7 @@ impl Model for Bounds {
                 world.disturbances -= 1;
                 world.clients[client].role = Role::Idle;
             }
-            Action::Start(client) => world.start(client),
+            Action::Start(client) => world.start(self, client),
             Action::Renew(client) => world.renew(client),
             Action::Release(client) | Action::GiveUp(client) => world.leave(client),
         }
@@ -298,12 +352,18 @@ impl Model for Bounds {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("X1", |_, world: &World| world.rightful().count() <= 1),
+            Property::always("X1, M1", |_, world: &World| {
+                let modes: Vec<_> = world
+                    .rightful()
+                    .map(|attempt| world.clients[client_of(attempt)].mode)
+                    .collect();
+                compatible(&modes)
+            }),
             Property::always("X1, in the store", |_, world: &World| {
-                // The attempts that rightfully hold are those that the store records as holders.
-                let holder = world.queue.holder();
+                // The attempts that rightfully hold are among those that the store records as holders.
                 world.rightful().all(|attempt| {
-                    holder.is_some_and(|entry| {
+                    let mut holders = world.queue.holders();
+                    holders.any(|entry| {
                         entry.attempt == store::id(attempt) && !entry.has_lapsed(&world.store_now())
                     })
                 })
@@ -314,12 +374,13 @@ impl Model for Bounds {
                     let token = world.clients[client_of(attempt)].token();
                     world
                         .queue
-                        .holder()
+                        .entry(store::id(attempt))
                         .and_then(|entry| entry.grant)
                         .map(|grant| grant.token.get())
                         == token
                 })
             }),
+            Property::always("M3", |_, world: &World| world.broken != Some("M3")),
             Property::always("K2", |_, world: &World| world.broken != Some("K2")),
             Property::always("L4", |_, world: &World| world.broken != Some("L4")),
             Property::always("A4", |_, world: &World| world.broken != Some("A4")),
@@ -354,6 +415,20 @@ impl Model for Bounds {
             Property::sometimes(
                 "an evicted guard believes beside the next one",
                 |_, world: &World| world.believers().count() > 1,
+            ),
+            Property::sometimes("holders share the lock", |bounds, world: &World| {
+                !bounds.has_joint_holders() || world.rightful().count() > 1
+            }),
+            Property::sometimes(
+                "another joins a downgraded holder",
+                |bounds, world: &World| {
+                    let downgraded = |attempt: Attempt| {
+                        let index = client_of(attempt);
+                        world.clients[index].mode != bounds.modes[index]
+                    };
+                    !bounds.downgrades
+                        || world.rightful().count() > 1 && world.rightful().any(downgraded)
+                },
             ),
             Property::sometimes("a late enqueue meets its fence", |_, world: &World| {
                 world.met_fence

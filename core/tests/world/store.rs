@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tenure_core::{
     id::{AttemptId, ClientId},
-    queue::{Answer, ClockId, Event, NoticeKind, Now, Queue, Stamp, Step},
+    queue::{Answer, ClockId, Entry, Event, NoticeKind, Now, Queue, Stamp, Step},
     request::Owner,
+    token::FencingToken,
 };
 
 use super::{Attempt, Bounds, Message, Push, Reply, Request, STEP, World, client_of};
@@ -15,7 +16,7 @@ pub(super) fn id(attempt: Attempt) -> AttemptId {
     AttemptId::from_u128(u128::from(attempt))
 }
 
-fn attempt(id: AttemptId) -> Attempt {
+pub(super) fn attempt(id: AttemptId) -> Attempt {
     Attempt::try_from(id.as_u128()).expect("an attempt of ours")
 }
 
@@ -49,21 +50,43 @@ impl World {
 
     fn check(&mut self, before: &Queue, event: &Event, step: &Step) {
         // T1: the token of every new grant is greater than all earlier tokens.
-        let mut highest = before.last_token().get();
-        let pushed = step.notices.iter().filter_map(|notice| match notice.kind {
-            NoticeKind::Granted { token, .. } => Some(token.get()),
-            _ => None,
-        });
-        let held = |queue: &Queue| queue.holder().and_then(|entry| entry.grant);
-        let new = held(&self.queue).filter(|grant| Some(*grant) != held(before));
-        let mut tokens: Vec<u64> = pushed.collect();
-        tokens.extend(new.map(|grant| grant.token.get()));
-        tokens.dedup();
-        for token in tokens {
+        let mut highest = before.last_token();
+        let before_it = |entry: &Entry| before.entry(entry.attempt).and_then(|entry| entry.grant);
+        let new = |entry: &&Entry| entry.grant.is_some() && entry.grant != before_it(entry);
+        let tokens = |entry: &Entry| Some(entry.grant?.token);
+        for token in self.queue.entries().filter(new).filter_map(tokens) {
             if token <= highest {
                 self.broken = Some("T1");
             }
             highest = token;
+        }
+        // M3: the floor is the lowest token among the grants that are alive at the moment of the grant. An event
+        // can grant the lock to a waiter and then remove it, before or after another grant.
+        let now = self.store_now();
+        let pushed = step.notices.iter().filter_map(|notice| match notice.kind {
+            NoticeKind::Granted { token, floor, .. } => Some((notice.attempt, token, floor)),
+            _ => None,
+        });
+        let alive = self.queue.holders().filter(|entry| !entry.has_lapsed(&now));
+        let after = alive.filter_map(tokens).min();
+        let during = pushed.clone().map(|(_, token, _)| token).chain(after).min();
+        let answered = match (&step.answer, event) {
+            (
+                Answer::Granted { token, floor },
+                Event::Enqueue { attempt, .. }
+                | Event::Renew { attempt }
+                | Event::Downgrade { attempt, .. },
+            ) => Some((*attempt, *token, *floor)),
+            _ => None,
+        };
+        for (attempt, token, floor) in pushed.chain(answered) {
+            let granted = self.queue.entry(attempt).and_then(tokens);
+            if granted.is_some_and(|granted| granted != token) {
+                self.broken = Some("T1");
+            }
+            if after.is_some_and(|after| floor > after) || Some(floor) < during {
+                self.broken = Some("M3");
+            }
         }
         // K2: an entry that was absent or expired is absent after a renewal.
         if let Event::Renew { attempt } = *event {
@@ -78,17 +101,13 @@ impl World {
         }
     }
 
-    pub(super) fn evict(&mut self) {
-        let Some((who, grant)) = self
-            .queue
-            .holder()
-            .and_then(|entry| Some((entry.attempt, entry.grant?)))
-        else {
+    pub(super) fn evict(&mut self, who: Attempt) {
+        let Some(grant) = self.queue.entry(id(who)).and_then(|entry| entry.grant) else {
             return;
         };
         let step = self.take(Event::Evict { token: grant.token });
         if step.answer == Answer::Evicted {
-            self.evicted.insert(attempt(who));
+            self.evicted.insert(who);
         }
     }
 
@@ -100,6 +119,13 @@ impl World {
                     Request::Renew => {
                         self.take(Event::Renew {
                             attempt: id(attempt),
+                        })
+                        .answer
+                    }
+                    Request::Downgrade { token } => {
+                        self.take(Event::Downgrade {
+                            attempt: id(attempt),
+                            token: FencingToken::new(token),
                         })
                         .answer
                     }
@@ -116,7 +142,9 @@ impl World {
                     }
                 };
                 let as_of = self.as_of();
+                let downgrades = matches!(request, Request::Downgrade { .. });
                 let reply = match answer {
+                    Answer::Granted { .. } if downgrades => Reply::Downgraded,
                     Answer::Granted { token, .. } => Reply::Granted { token: token.get() },
                     Answer::Waiting { .. } => Reply::Waiting { as_of },
                     _ => Reply::Gone,
@@ -137,7 +165,7 @@ impl World {
             owner: Owner::default(),
             ttl: bounds.ttl(),
             wait: true,
-            mode: tenure_core::mode::Mode::Exclusive,
+            mode: bounds.modes[client_of(attempt)],
         };
         let answer = self.take(enqueue).answer;
         self.met_fence |= fresh && matches!(answer, Answer::Gone(_));
