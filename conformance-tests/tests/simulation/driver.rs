@@ -17,11 +17,12 @@ use tenure_core::{
     error::{Error, ErrorKind},
     id::AttemptId,
     loss::LossReason,
+    mode::Modes,
     name::LockName,
     queue::{Answer, Event, Notice, NoticeKind},
     request::{
-        Enqueue, Enqueued, Evicted, Grant, List, LockState, Page, Remove, Removed, Renewal,
-        Renewed, StoreTime, Waiting,
+        Downgrade, Downgraded, Enqueue, Enqueued, Evicted, Grant, List, LockState, Page, Remove,
+        Removed, Renewal, Renewed, StoreTime, Waiting,
     },
     token::FencingToken,
 };
@@ -211,8 +212,9 @@ fn arrive<R: Clone + Send + 'static>(
             continue;
         };
         let event = match (notice.kind, state.plan.wake) {
-            (NoticeKind::Granted { token, ttl, .. }, Wake::Grant) => {
-                BackendEvent::Granted(Grant::pushed(notice.attempt, token, ttl, as_of))
+            (NoticeKind::Granted { token, floor, ttl }, Wake::Grant) => {
+                let grant = Grant::pushed(notice.attempt, token, ttl, as_of);
+                BackendEvent::Granted(grant.with_floor(floor))
             }
             (NoticeKind::Granted { .. }, Wake::Look) => BackendEvent::Recheck {
                 attempt: notice.attempt,
@@ -232,6 +234,7 @@ fn arrive<R: Clone + Send + 'static>(
         state.seen.insert(match operation {
             "acquiring" => "the answer to an enqueue was lost",
             "renewing" => "the answer to a renewal was lost",
+            "downgrading" => "the answer to a downgrade was lost",
             _ => "the answer to a removal was lost",
         });
     }
@@ -328,7 +331,8 @@ impl Backend for SimBackend {
                 TtlScope::Lock,
             ),
             TAKEOVER,
-        ))
+        )
+        .with_modes(Modes::ALL))
     }
 
     async fn enqueue(&self, request: Enqueue) -> Result<Enqueued, Error> {
@@ -339,7 +343,7 @@ impl Backend for SimBackend {
             let (now, heal, label) = (state.now, state.plan.heal, &request.owner.label);
             state
                 .oracle
-                .names(request.attempt, process, label, now, heal);
+                .names(request.attempt, process, request.mode, label, now, heal);
             state.store.has(Flaw::ProofFromReply)
         };
         let may_repeat = self.world.state().plan.resends;
@@ -349,6 +353,7 @@ impl Backend for SimBackend {
             owner,
             ttl,
             wait,
+            mode,
             ..
         } = request;
         let answer = self
@@ -360,14 +365,15 @@ impl Backend for SimBackend {
                     owner: owner.clone(),
                     ttl,
                     wait,
-                    mode: tenure_core::mode::Mode::Exclusive,
+                    mode,
                 };
                 let before = state.watch(lock);
                 let taken = state.store.enqueue(lock, event, state.now);
                 state.judge(lock, attempt, "enqueue", before, &taken.step, Some(from));
                 let answer = match taken.step.answer {
-                    Answer::Granted { token, .. } => {
-                        Enqueued::Granted(Grant::proved(attempt, token, ttl, from))
+                    Answer::Granted { token, floor } => {
+                        let grant = Grant::proved(attempt, token, ttl, from);
+                        Enqueued::Granted(grant.with_floor(floor))
                     }
                     Answer::Waiting { .. } => {
                         Enqueued::Waiting(waiting(state, lock, attempt, from, &taken))
@@ -419,8 +425,9 @@ impl Backend for SimBackend {
                         Some(from),
                     );
                     answers.push(match taken.step.answer {
-                        Answer::Granted { token, .. } => {
-                            Renewed::Granted(Grant::proved(entry.attempt, token, entry.ttl, from))
+                        Answer::Granted { token, floor } => {
+                            let grant = Grant::proved(entry.attempt, token, entry.ttl, from);
+                            Renewed::Granted(grant.with_floor(floor))
                         }
                         Answer::Waiting { .. } => {
                             Renewed::Waiting(waiting(state, lock, entry.attempt, from, &taken))
@@ -451,6 +458,24 @@ impl Backend for SimBackend {
         for (index, answer) in renewed.into_iter().enumerate() {
             answers.send(index, answer);
         }
+    }
+
+    async fn downgrade(&self, request: Downgrade) -> Result<Downgraded, Error> {
+        self.call("downgrading", true, move |state| {
+            let lock = lock_number(&request.name);
+            let (attempt, token) = (request.attempt, request.token);
+            let before = state.watch(lock);
+            let event = Event::Downgrade { attempt, token };
+            let taken = state.store.downgrade(lock, event, state.now);
+            state.judge(lock, attempt, "downgrade", before, &taken.step, None);
+            let answer = match taken.step.answer {
+                Answer::Granted { .. } => Downgraded::Shared,
+                Answer::Gone(reason) => Downgraded::Gone(reason),
+                _ => Downgraded::Gone(LossReason::Evicted),
+            };
+            (answer, taken.step.notices, taken.as_of)
+        })
+        .await
     }
 
     async fn remove(&self, request: Remove) -> Result<Removed, Error> {
@@ -497,15 +522,17 @@ impl Backend for SimBackend {
     }
 }
 
-/// Evicts the holder on the store.
+/// Evicts a holder on the store.
 pub(crate) fn evict(world: &Arc<World>, lock: usize) {
     let mut state = world.state();
     if state.store.down_until > state.now {
         return;
     }
-    let holder = state.store.queues[lock].holder();
-    let Some((attempt, grant)) = holder.and_then(|entry| Some((entry.attempt, entry.grant?)))
-    else {
+    let holders = state.store.queues[lock].holders();
+    let holders: Vec<_> = holders
+        .filter_map(|entry| Some((entry.attempt, entry.grant?)))
+        .collect();
+    let Some((attempt, grant)) = state.rng.choice(holders) else {
         return;
     };
     state.seen.insert("an operator took a lock away");

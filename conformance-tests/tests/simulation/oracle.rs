@@ -13,12 +13,13 @@ use tenure_core::{
     clock::Instant,
     id::AttemptId,
     lease::Phase,
+    mode::Mode,
     queue::{Answer, Step},
 };
 
 use crate::{
     driver::TAKEOVER,
-    plan::{Wake, ns},
+    plan::{PERMITS, Wake, ns},
     world::{State, World},
 };
 
@@ -35,6 +36,8 @@ struct Attempt {
     process: usize,
     /// The number of the acquire.
     acquire: u64,
+    /// The mode of the entry; a downgrade that the store has answered makes it shared.
+    mode: Mode,
     /// The number of the entry, in the order of creation.
     place: u64,
     /// The time until which the store must keep the entry unless it is removed.
@@ -55,6 +58,7 @@ struct Seen {
     lock: usize,
     process: usize,
     attempt: u64,
+    mode: Mode,
     token: u64,
     valid_until: u64,
     dead: bool,
@@ -66,14 +70,15 @@ struct Seen {
 struct Wait {
     lock: usize,
     process: usize,
+    mode: Mode,
     /// Whether its attempt is in the queue, or was sent when no message could be lost. An acquire whose
     /// request was lost learns of that only by its time limit.
     counts: bool,
 }
 
-/// The holder of a lock before an event.
+/// The holders of a lock before an event.
 pub(crate) struct Before {
-    holder: Option<(AttemptId, u64)>,
+    holders: Vec<(AttemptId, u64)>,
     present: bool,
 }
 
@@ -82,13 +87,16 @@ pub(crate) struct Oracle {
     attempts: BTreeMap<u64, Attempt>,
     guards: BTreeMap<u64, Seen>,
     waits: BTreeMap<u64, Wait>,
-    /// The tokens of grants that an operator has evicted, and the attempts that had them.
+    /// The tokens of grants that an operator has evicted.
     evicted: BTreeSet<u64>,
-    evicted_attempts: BTreeSet<u64>,
-    /// For each lock: the highest token in the store, the highest token of a guard, and the time since which
-    /// it is free with a waiter.
+    /// The attempts that had a grant which an operator has evicted or which has lapsed.
+    ended: BTreeSet<u64>,
+    /// For each lock: the highest token in the store, the highest token of a guard, that of an exclusive guard,
+    /// the highest floor of a guard, and the time since which it admits all waiters.
     last_token: Vec<u64>,
     last_guard: Vec<u64>,
+    last_exclusive_guard: Vec<u64>,
+    highest_floor: Vec<u64>,
     free_since: Vec<u64>,
     places: u64,
     broken: Option<Broken>,
@@ -102,9 +110,11 @@ impl Oracle {
             guards: BTreeMap::new(),
             waits: BTreeMap::new(),
             evicted: BTreeSet::new(),
-            evicted_attempts: BTreeSet::new(),
+            ended: BTreeSet::new(),
             last_token: vec![0; locks],
             last_guard: vec![0; locks],
+            last_exclusive_guard: vec![0; locks],
+            highest_floor: vec![0; locks],
             free_since: vec![0; locks],
             places: 0,
             broken: None,
@@ -140,6 +150,7 @@ impl Oracle {
         &mut self,
         attempt: AttemptId,
         process: usize,
+        mode: Mode,
         label: &str,
         now: u64,
         heal: u64,
@@ -157,6 +168,7 @@ impl Oracle {
         let entry = self.attempt(attempt);
         entry.process = process;
         entry.acquire = acquire;
+        entry.mode = mode;
     }
 
     pub(crate) fn fence(&mut self, attempt: AttemptId, until: u64) {
@@ -169,18 +181,19 @@ impl Oracle {
 
     pub(crate) fn evicted(&mut self, attempt: u64, token: u64) {
         self.evicted.insert(token);
-        self.evicted_attempts.insert(attempt);
+        self.ended.insert(attempt);
     }
 
-    pub(crate) fn was_evicted(&self, attempt: u64) -> bool {
-        self.evicted_attempts.contains(&attempt)
+    pub(crate) fn was_ended(&self, attempt: u64) -> bool {
+        self.ended.contains(&attempt)
     }
 
-    pub(crate) fn waits(&mut self, acquire: u64, lock: usize, process: usize) {
+    pub(crate) fn waits(&mut self, acquire: u64, lock: usize, process: usize, mode: Mode) {
         let counts = false;
         let wait = Wait {
             lock,
             process,
+            mode,
             counts,
         };
         self.waits.insert(acquire, wait);
@@ -222,6 +235,12 @@ impl Oracle {
         if let Some(seen) = self.guards.get_mut(&number) {
             seen.watched = false;
         }
+    }
+
+    /// Ends the checks of a guard, which its downgrade is about to take.
+    pub(crate) fn forget_guard(&mut self, attempt: AttemptId) {
+        let number = self.number(attempt);
+        self.guards.remove(&number);
     }
 
     /// Records the end of a process and of its acquires.
@@ -308,48 +327,73 @@ impl State {
             }
             _ => {}
         }
-        // The time until which the previous grant had to be kept, before this event.
-        let kept = before
-            .holder
-            .map(|(held, _)| oracle.attempt(held).kept_until);
+        // The time until which each earlier grant had to be kept, before this event.
+        let kept: Vec<_> = before
+            .holders
+            .iter()
+            .map(|&(held, token)| (held, token, oracle.attempt(held).kept_until))
+            .collect();
         let entry = oracle.attempt(id);
+        if event == "downgrade" && matches!(step.answer, Answer::Granted { .. }) {
+            entry.mode = Mode::Shared;
+        }
         if matches!(step.answer, Answer::Granted { .. } | Answer::Waiting { .. })
             && let Some(sent) = sent
         {
             entry.kept_until = now + ttl;
             entry.proofs.insert(ns(sent.since_origin()));
         }
-        // The holder keeps the lock unless it left or its time is over.
-        let holder = after.holder();
-        if let Some((held, token)) = before.holder
-            && holder != before.holder
-        {
-            let kept_until = kept.unwrap_or_default();
+        // A holder keeps the lock unless it left or its time is over.
+        let holders = after.holders();
+        let mut lapsed = Vec::new();
+        for (held, token, kept_until) in kept {
+            if holders.contains(&(held, token)) {
+                continue;
+            }
             let own = held == id && matches!(event, "remove" | "evict");
             // A late copy of an enqueue may be granted anew once its first grant has lapsed.
-            if holder.is_some_and(|(attempt, _)| attempt == held) && kept_until > now {
+            if holders.iter().any(|&(attempt, _)| attempt == held) && kept_until > now {
                 breaks("T3", "the token of a grant has changed");
             } else if !own && kept_until > now {
                 let clause = if event == "remove" { "R1" } else { "X3" };
                 breaks(clause, &format!("token {token} was ended before its time"));
             } else if !own {
                 self.seen.insert("a grant lapsed in the store");
+                lapsed.push(held);
             }
         }
-        if let Some((held, token)) = holder
-            && holder != before.holder
-        {
+        for held in lapsed {
+            let held = oracle.number(held);
+            oracle.ended.insert(held);
+        }
+        for &(held, token) in &holders {
+            if before.holders.contains(&(held, token)) {
+                continue;
+            }
             if token <= oracle.last_token[lock] {
                 breaks("T1", &format!("token {token} does not rise"));
             }
             oracle.last_token[lock] = oracle.last_token[lock].max(token);
             let place = oracle.attempt(held).place;
-            for waiter in after.attempts() {
+            for waiter in after.waiters() {
                 let waiter = oracle.attempt(waiter);
                 if waiter.place < place && waiter.kept_until > now {
                     breaks("W1", "one that came later was granted the lock");
                 }
             }
+        }
+        let mut modes = Vec::new();
+        for &(held, _) in &holders {
+            let holder = oracle.attempt(held);
+            if holder.kept_until > now {
+                modes.push(holder.mode);
+            }
+        }
+        if modes.len() > 1 {
+            self.seen.insert("several held one lock");
+        }
+        if !compatible(&modes) {
+            breaks("M1", &format!("the store has the holders {modes:?}"));
         }
         if let Some(broken) = broken {
             self.oracle.breaks(broken.clause, broken.how);
@@ -361,49 +405,81 @@ impl State {
 pub(crate) struct BeforeOf(Vec<(AttemptId, Option<u64>)>);
 
 impl BeforeOf {
-    fn holder(&self) -> Option<(AttemptId, u64)> {
-        let &(attempt, token) = self.0.first()?;
-        Some((attempt, token?))
+    fn holders(&self) -> Vec<(AttemptId, u64)> {
+        let holders = self.0.iter();
+        holders
+            .filter_map(|&(attempt, token)| Some((attempt, token?)))
+            .collect()
+    }
+
+    fn waiters(&self) -> impl Iterator<Item = AttemptId> {
+        let waiters = self.0.iter().filter(|(_, token)| token.is_none());
+        waiters.map(|&(attempt, _)| attempt)
     }
 
     fn has(&self, attempt: AttemptId) -> bool {
         self.0.iter().any(|&(other, _)| other == attempt)
     }
 
-    fn attempts(&self) -> impl Iterator<Item = AttemptId> {
-        self.0.iter().map(|&(attempt, _)| attempt)
-    }
-
     fn about(self, attempt: AttemptId) -> Before {
         Before {
             present: self.has(attempt),
-            holder: self.holder(),
+            holders: self.holders(),
         }
     }
 }
 
+/// Returns whether several may hold a lock together in these modes. Says the same as the queue's rule in other
+/// words (clause M1).
+fn compatible(modes: &[Mode]) -> bool {
+    let mut taken = 0;
+    let mut permits = modes.iter().map(|mode| match *mode {
+        Mode::Permits { take, of } => {
+            taken += take;
+            of == PERMITS
+        }
+        _ => false,
+    });
+    modes.len() <= 1
+        || modes.iter().all(|mode| *mode == Mode::Shared)
+        || permits.all(|is| is) && taken <= PERMITS
+}
+
 /// Checks a new guard.
-pub(crate) fn granted(world: &World, guard: Weak<Guard>, lock: usize, process: usize) {
+pub(crate) fn granted(world: &World, guard: Weak<Guard>, lock: usize, process: usize, mode: Mode) {
     let Some(strong) = guard.upgrade() else {
         return;
     };
-    let (id, token) = (strong.attempt(), strong.token().get());
+    let (id, token, floor) = (strong.attempt(), strong.token().get(), strong.floor().get());
     let live = strong.phase().is_live();
     let mut state = world.state();
     let number = state.oracle.number(id);
     state.log("guard", [process as u64, number, token]);
+    let now = state.now;
     let evicted = state.oracle.evicted.contains(&token);
-    let last = state.oracle.last_guard[lock];
+    let oracle = &mut state.oracle;
+    // Guards that share the lock may come in any order; a guard that was downgraded has its token still.
+    let last = if mode == Mode::Exclusive {
+        oracle.last_guard[lock]
+    } else {
+        oracle.last_exclusive_guard[lock].saturating_sub(1)
+    };
     if token <= last && live && !evicted {
         let how = format!("a guard with token {token} came after one with {last}");
-        state.oracle.breaks("T1", how);
+        oracle.breaks("T1", how);
     }
-    state.oracle.last_guard[lock] = last.max(token);
+    oracle.last_guard[lock] = oracle.last_guard[lock].max(token);
+    if mode == Mode::Exclusive {
+        oracle.last_exclusive_guard[lock] = oracle.last_exclusive_guard[lock].max(token);
+    }
+    oracle.highest_floor[lock] = oracle.highest_floor[lock].max(floor);
+    oracle.free_since[lock] = now;
     let seen = Seen {
         guard,
         lock,
         process,
         attempt: number,
+        mode,
         token,
         valid_until: 0,
         dead: false,
@@ -433,8 +509,10 @@ pub(crate) fn check_guards(world: &std::sync::Arc<World>) {
         })
         .collect();
     let mut state = world.state();
-    let mut held: Vec<Option<u64>> = vec![None; state.plan.locks];
-    let mut live = vec![false; state.plan.locks];
+    let locks = state.plan.locks;
+    let mut held: Vec<Vec<Mode>> = vec![Vec::new(); locks];
+    let mut tokens: Vec<Vec<u64>> = vec![Vec::new(); locks];
+    let mut live: Vec<Vec<Mode>> = vec![Vec::new(); locks];
     for (number, facts) in looked {
         let Some((phase, valid_until)) = facts else {
             state.oracle.guards.remove(&number);
@@ -442,19 +520,28 @@ pub(crate) fn check_guards(world: &std::sync::Arc<World>) {
         };
         guard_is_sound(&mut state, number, phase, valid_until);
         let seen = &state.oracle.guards[&number];
-        let (lock, token, process) = (seen.lock, seen.token, seen.process);
+        let (lock, mode, token, process) = (seen.lock, seen.mode, seen.token, seen.process);
         if !phase.is_live() || state.processes[process].crashed {
             continue;
         }
-        live[lock] = true;
+        live[lock].push(mode);
         if state.oracle.evicted.contains(&token) {
             continue;
         }
-        if let Some(other) = held[lock] {
-            let how = format!("tokens {other} and {token} of lock {lock} are held at one moment");
+        held[lock].push(mode);
+        tokens[lock].push(token);
+        let floor = state.oracle.highest_floor[lock];
+        if token < floor {
+            let how = format!("token {token} of lock {lock} is held and below the floor {floor}");
+            state.oracle.breaks("M3", how);
+        }
+    }
+    for lock in 0..locks {
+        if !compatible(&held[lock]) {
+            let (modes, tokens) = (&held[lock], &tokens[lock]);
+            let how = format!("tokens {tokens:?} of lock {lock} are held together as {modes:?}");
             state.oracle.breaks("X1", how);
         }
-        held[lock] = Some(token);
     }
     locks_move_on(&mut state, &live);
     nothing_stays(&mut state);
@@ -494,21 +581,29 @@ fn guard_is_sound(state: &mut State, number: u64, phase: Phase, valid_until: u64
     }
 }
 
-/// Checks that a free lock is granted to a waiter within the bound.
-fn locks_move_on(state: &mut State, live: &[bool]) {
+/// Checks that a lock which is free, or which admits all its waiters, is granted within the bound.
+fn locks_move_on(state: &mut State, live: &[Vec<Mode>]) {
     let bound = ns(TAKEOVER.of(state.plan.ttl, state.plan.ttl)) + 100_000_000;
     let (now, quiet) = (state.now, state.plan.quiet());
-    for (lock, &held) in live.iter().enumerate() {
-        let waits =
-            state.oracle.waits.values().any(|wait| {
-                wait.counts && wait.lock == lock && !state.processes[wait.process].crashed
-            });
-        if held || !waits {
+    for (lock, held) in live.iter().enumerate() {
+        let mut waiting = state.oracle.waits.values().filter(|wait| {
+            wait.counts && wait.lock == lock && !state.processes[wait.process].crashed
+        });
+        let joins = |wait: &Wait| {
+            let mut modes = held.clone();
+            modes.push(wait.mode);
+            compatible(&modes)
+        };
+        let Some(first) = waiting.next() else {
+            state.oracle.free_since[lock] = now;
+            continue;
+        };
+        if !joins(first) || !waiting.all(joins) {
             state.oracle.free_since[lock] = now;
         }
         let since = state.oracle.free_since[lock].max(quiet);
         if now.saturating_sub(since) > bound {
-            let how = format!("lock {lock} is free since {since}, with a waiter");
+            let how = format!("lock {lock} admits all its waiters since {since}");
             state.oracle.breaks("W2", how);
         }
     }

@@ -54,6 +54,8 @@ pub(crate) struct Plan {
     pub(crate) clients: usize,
     pub(crate) workers: usize,
     pub(crate) locks: usize,
+    /// Whether acquires are exclusive, shared and for permits, or all exclusive.
+    pub(crate) joint: bool,
     pub(crate) ttl: Duration,
     pub(crate) margin: Duration,
     pub(crate) request_timeout: Duration,
@@ -74,6 +76,9 @@ pub(crate) struct Plan {
     /// The end of the run.
     pub(crate) end: u64,
 }
+
+/// The permits of each lock.
+pub(crate) const PERMITS: u32 = 3;
 
 /// The maximum drift of clocks, in parts per million.
 pub(crate) const DRIFT_PPM: u32 = 10_000;
@@ -104,6 +109,7 @@ impl Plan {
             clients: rng.usize(2..5),
             workers: rng.usize(1..3),
             locks: rng.usize(1..3),
+            joint: rng.bool(),
             ttl,
             margin: Duration::from_millis([0, 25][rng.usize(..2)]),
             request_timeout: Duration::from_millis(rng.u64(200..3000)),

@@ -31,6 +31,9 @@ pub(crate) const HAVE_TO_BE_SEEN: &[(&str, u64)] = &[
     ("a pause was longer than the TTL", 15),
     ("a process crashed", 40),
     ("a release was given up", 30),
+    ("a writer became a reader", 15),
+    ("several held one lock", 30),
+    ("the answer to a downgrade was lost", 2),
     ("a request came twice", 30),
     ("a restart cut off a request", 15),
     ("an acquire was cancelled before its answer", 30),
@@ -47,6 +50,8 @@ pub(crate) const HAVE_TO_BE_SEEN: &[(&str, u64)] = &[
 
 /// Runs one seed.
 pub(crate) fn run(seed: u64, flaw: Option<Flaw>, without: &BTreeSet<Kind>, words: bool) -> Outcome {
+    // The core draws its pauses from the generator of this thread.
+    fastrand::seed(seed);
     let mut rng = fastrand::Rng::with_seed(seed);
     let plan = Plan::new(&mut rng, without);
     let store = Store::new(plan.locks, flaw);

@@ -6,7 +6,8 @@ use tenure_core::{
     backend::EventSink,
     id::{AttemptId, ClientId},
     loss::LossReason,
-    queue::{Answer, ClockId, Event, Now, Queue, Stamp, Step},
+    mode::Mode,
+    queue::{Answer, ClockId, Entry, Event, NoticeKind, Now, Queue, Stamp, Step},
     request::{Owner, StoreTime},
     token::FencingToken,
 };
@@ -42,10 +43,18 @@ pub(crate) enum Flaw {
     ForgetsInRestart,
     /// A grant without renewals never ends.
     NeverExpires,
+    /// A reader is placed before all waiters.
+    ReaderOvertakesWriters,
+    /// Each holder of permits counts as one, however many it takes.
+    PermitsCountHolders,
+    /// The floor of each grant is its own token.
+    FloorIsToken,
+    /// A downgrade is answered, and changes nothing.
+    DowngradeDoesNothing,
 }
 
 impl Flaw {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::RenewalRevivesExpired,
         Self::ReleaseWithoutOwnerCheck,
         Self::ReportCreates,
@@ -60,6 +69,10 @@ impl Flaw {
         Self::PushFromArrival,
         Self::ForgetsInRestart,
         Self::NeverExpires,
+        Self::ReaderOvertakesWriters,
+        Self::PermitsCountHolders,
+        Self::FloorIsToken,
+        Self::DowngradeDoesNothing,
     ];
 }
 
@@ -127,6 +140,13 @@ impl Store {
         match (&mut event, flaw) {
             (Event::Enqueue { ttl, .. }, Some(Flaw::HalfTheTtl)) => *ttl /= 2,
             (Event::Remove { fence, .. }, Some(Flaw::NoFencing)) => *fence = None,
+            (
+                Event::Enqueue {
+                    mode: Mode::Permits { take, .. },
+                    ..
+                },
+                Some(Flaw::PermitsCountHolders),
+            ) => *take = 1,
             (Event::Remove { attempt, .. }, Some(Flaw::ReleaseWithoutOwnerCheck)) => {
                 let holder = queue.holder().map(|entry| entry.attempt);
                 if let Some(holder) = holder.filter(|_| queue.entry(*attempt).is_none()) {
@@ -135,7 +155,7 @@ impl Store {
             }
             _ => {}
         }
-        let step = match (event, flaw) {
+        let mut step = match (event, flaw) {
             (Event::Remove { attempt, .. }, Some(Flaw::ReleaseDoesNothing)) => {
                 let answer = match queue.entry(attempt) {
                     Some(entry) if entry.grant.is_some() => Answer::RemovedHolder,
@@ -149,6 +169,16 @@ impl Store {
             }
             (event, _) => queue.on(event, &moment),
         };
+        if self.has(Flaw::FloorIsToken) {
+            if let Answer::Granted { token, floor } = &mut step.answer {
+                *floor = *token;
+            }
+            for notice in &mut step.notices {
+                if let NoticeKind::Granted { token, floor, .. } = &mut notice.kind {
+                    *floor = *token;
+                }
+            }
+        }
         self.note(lock);
         let last = self.queues[lock].last_token().get();
         self.last_token = self.last_token.max(last);
@@ -187,7 +217,7 @@ impl Store {
                 owner: Owner::default(),
                 ttl,
                 wait: true,
-                mode: tenure_core::mode::Mode::Exclusive,
+                mode: Mode::Exclusive,
             };
             return self.take(lock, event, now);
         }
@@ -202,9 +232,25 @@ impl Store {
         taken
     }
 
+    /// Handles a downgrade.
+    pub(crate) fn downgrade(&mut self, lock: usize, event: Event, now: u64) -> Taken {
+        if let Event::Downgrade { attempt, .. } = event
+            && self.has(Flaw::DowngradeDoesNothing)
+        {
+            return self.take(lock, Event::Renew { attempt }, now);
+        }
+        self.take(lock, event, now)
+    }
+
     /// Handles an enqueue.
     pub(crate) fn enqueue(&mut self, lock: usize, event: Event, now: u64) -> Taken {
-        let Event::Enqueue { attempt, wait, .. } = event else {
+        let Event::Enqueue {
+            attempt,
+            wait,
+            mode,
+            ..
+        } = event
+        else {
             unreachable!("an enqueue");
         };
         let queue = &self.queues[lock];
@@ -222,6 +268,13 @@ impl Store {
             let floor = token;
             taken.step.answer = Answer::Granted { token, floor };
         }
+        if waits && mode == Mode::Shared && self.has(Flaw::ReaderOvertakesWriters) {
+            let entries = self.queues[lock].entries();
+            let others = entries.filter(|entry| entry.grant.is_none() && entry.attempt != attempt);
+            for other in others.cloned().collect::<Vec<_>>() {
+                self.enter_again(lock, &other, now);
+            }
+        }
         if let Answer::Waiting { ahead } = taken.step.answer
             && ahead >= 2
             && wait
@@ -234,28 +287,33 @@ impl Store {
 
     /// Swaps the last two entries: the earlier one leaves and enters again.
     fn cut_in(&mut self, lock: usize, attempt: AttemptId, now: u64) {
-        let moment = self.moment(now);
-        let queue = &mut self.queues[lock];
-        let before: Vec<_> = queue.entries().rev().take(2).cloned().collect();
+        let before: Vec<_> = self.queues[lock].entries().rev().take(2).cloned().collect();
         let [last, victim] = &before[..] else { return };
         if last.attempt != attempt || victim.grant.is_some() {
             return;
         }
+        self.enter_again(lock, victim, now);
+    }
+
+    /// Lets an entry leave, and enter again behind the others.
+    fn enter_again(&mut self, lock: usize, entry: &Entry, now: u64) {
+        let moment = self.moment(now);
+        let queue = &mut self.queues[lock];
         queue.on(
             Event::Remove {
-                attempt: victim.attempt,
+                attempt: entry.attempt,
                 fence: None,
             },
             &moment,
         );
         queue.on(
             Event::Enqueue {
-                attempt: victim.attempt,
-                client: victim.client,
-                owner: victim.owner.clone(),
-                ttl: victim.ttl,
+                attempt: entry.attempt,
+                client: entry.client,
+                owner: entry.owner.clone(),
+                ttl: entry.ttl,
                 wait: true,
-                mode: tenure_core::mode::Mode::Exclusive,
+                mode: entry.mode,
             },
             &moment,
         );

@@ -3,13 +3,14 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use tenure_core::{
-    Acquisition, Client, Guard, Release, clock::Clock, lease::DriftBounds, loss::LossReason,
+    Acquisition, Client, Guard, Lock, Release, RwLock, Semaphore, clock::Clock, lease::DriftBounds,
+    loss::LossReason, mode::Mode,
 };
 
 use crate::{
     driver::{SimConnect, lock_name},
     oracle,
-    plan::{DRIFT_PPM, Kind, ns},
+    plan::{DRIFT_PPM, Kind, PERMITS, ns},
     world::{SimClock, World},
 };
 
@@ -61,22 +62,29 @@ impl Worker {
         loop {
             let pause = self.draw(ttl / 2);
             self.clock.sleep(pause).await;
-            let (over, lock) = {
+            let (over, lock, mode) = {
                 let mut state = self.world.state();
                 let locks = state.plan.locks;
-                (state.now >= state.plan.stop, state.rng.usize(..locks))
+                let lock = state.rng.usize(..locks);
+                let (kind, take) = (state.rng.u8(..10), state.rng.u32(1..=PERMITS));
+                let mode = match kind {
+                    0..4 if state.plan.joint => Mode::Shared,
+                    4..7 if state.plan.joint => Mode::Permits { take, of: PERMITS },
+                    _ => Mode::Exclusive,
+                };
+                (state.now >= state.plan.stop, lock, mode)
             };
             if over {
                 break;
             }
-            if let Some(guard) = self.acquire(lock).await {
-                self.hold(guard, lock).await;
+            if let Some(guard) = self.acquire(lock, mode).await {
+                self.hold(guard, lock, mode).await;
             }
         }
         self.world.state().processes[self.process].workers -= 1;
     }
 
-    async fn acquire(&self, lock: usize) -> Option<Arc<Guard>> {
+    async fn acquire(&self, lock: usize, mode: Mode) -> Option<Arc<Guard>> {
         let (acquire, ttl, way, cancel_after) = {
             let mut state = self.world.state();
             state.acquires += 1;
@@ -86,7 +94,7 @@ impl Worker {
             let most = if hasty { 12_000_000 } else { 2 * ttl };
             let after = state.rng.u64(..most);
             let cancels = state.rng.u8(..10) < 4 && state.plan.has(Kind::Cancel);
-            state.oracle.waits(acquire, lock, self.process);
+            state.oracle.waits(acquire, lock, self.process, mode);
             if state.oracle.waiting_for(lock) > 2 {
                 state.seen.insert("three wait for one lock");
             }
@@ -98,6 +106,7 @@ impl Worker {
             .client
             .lock_named(lock_name(lock))
             .label(acquire.to_string());
+        let wanted = in_mode(wanted, mode);
         let budget = self.draw(2 * ttl);
         let mut queued = false;
         let outcome = {
@@ -132,13 +141,64 @@ impl Worker {
         state.log("acquired?", [acquire, u64::from(guard.is_some()), 0]);
         drop(state);
         if let Some(guard) = &guard {
-            oracle::granted(&self.world, Arc::downgrade(guard), lock, self.process);
+            oracle::granted(&self.world, Arc::downgrade(guard), lock, self.process, mode);
         }
         guard
     }
 
-    async fn hold(&self, guard: Arc<Guard>, lock: usize) {
+    /// Downgrades the guard. Returns `None` if that fails or is cancelled.
+    async fn downgrade(&self, guard: Guard, lock: usize) -> Option<Arc<Guard>> {
         let attempt = guard.attempt();
+        let cancel_after = {
+            let mut state = self.world.state();
+            let after = state.rng.u64(..20_000_000);
+            let cancels = state.rng.u8(..10) < 2 && state.plan.has(Kind::Cancel);
+            if cancels { after } else { u64::MAX / 2 }
+        };
+        let outcome = tokio::select! {
+            biased;
+            outcome = guard.downgrade() => outcome.ok(),
+            () = self.clock.sleep(cancel_after) => None,
+        };
+        match outcome {
+            Some(guard) => {
+                let guard = Arc::new(guard);
+                let mut state = self.world.state();
+                state.seen.insert("a writer became a reader");
+                drop(state);
+                let weak = Arc::downgrade(&guard);
+                oracle::granted(&self.world, weak, lock, self.process, Mode::Shared);
+                Some(guard)
+            }
+            None => {
+                let mut state = self.world.state();
+                let now = state.now;
+                state.oracle.over(attempt, false, now);
+                None
+            }
+        }
+    }
+
+    async fn hold(&self, guard: Arc<Guard>, lock: usize, mode: Mode) {
+        let attempt = guard.attempt();
+        let (downgrades, pause) = {
+            let mut state = self.world.state();
+            let joint = state.plan.joint && mode == Mode::Exclusive;
+            let most = ns(state.plan.ttl) / 4;
+            (joint && state.rng.u8(..3) == 0, state.rng.u64(..most))
+        };
+        let guard = if downgrades {
+            self.world.state().oracle.unwatched(attempt);
+            self.clock.sleep(pause).await;
+            self.world.state().oracle.forget_guard(attempt);
+            let guard = Arc::try_unwrap(guard).expect("the oracle has a weak reference");
+            match self.downgrade(guard, lock).await {
+                Some(guard) => guard,
+                None => return,
+            }
+        } else {
+            guard
+        };
         let (span, end, hurries) = {
             let mut state = self.world.state();
             let ttl = ns(state.plan.ttl);
@@ -208,10 +268,10 @@ impl Worker {
         }
         if state.reading(self.process) < valid_until {
             state.seen.insert("a loss was reported before the deadline");
-            // An eviction ends the attempt, also when a late copy of its enqueue is granted the lock after it:
-            // late news of the first grant then count against the second one.
-            let evicted = state.oracle.was_evicted(number);
-            if is_granted(&state, guard) && !evicted {
+            // An eviction or an expiry ends the attempt, also when a late copy of its enqueue is granted the lock
+            // after it: late news of the first grant then count against the second one.
+            let ended = state.oracle.was_ended(number);
+            if is_granted(&state, guard) && !ended {
                 let how = format!("attempt {number} was lost ({reason}) and the store has it");
                 state.oracle.breaks("L5", how);
             }
@@ -264,8 +324,19 @@ impl Worker {
     }
 }
 
-/// Returns whether the store holds the unexpired grant.
-/// Whether the store has this grant. A late copy of the enqueue can give the attempt another one.
+/// Returns the lock as an acquire in this mode takes it.
+fn in_mode(lock: Lock, mode: Mode) -> Lock {
+    match mode {
+        Mode::Shared => RwLock::new(lock).read(),
+        Mode::Permits { take, of } => {
+            let semaphore = Semaphore::new(lock, of).expect("some permits");
+            semaphore.permits(take).expect("no more than there are")
+        }
+        _ => RwLock::new(lock).write(),
+    }
+}
+
+/// Returns whether the store has this grant, unexpired. A late copy of the enqueue can give the attempt another one.
 fn is_granted(state: &crate::world::State, guard: &Guard) -> bool {
     let now = state.store.now(state.now);
     let name: usize = guard.name().as_str().parse().expect("a number");
