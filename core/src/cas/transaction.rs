@@ -208,12 +208,17 @@ impl<S: BlobStore> Shared<S> {
             return Ok((None, LockRecord::default()));
         };
         let state = blob::decode(key, &blob.bytes).map_err(|invalid| {
-            Error::new(invalid.kind, "reading the state of a lock").with_detail(format!(
-                "{}: {invalid}; no client can hold this lock until the state is restored; to \
-                 free the lock, delete {}",
-                self.store.location(key),
-                self.store.to_delete(key)
-            ))
+            let advice = match invalid.kind {
+                // Clients of the newer version may hold the lock.
+                ErrorKind::NewerFormat => "update this program".to_owned(),
+                _ => format!(
+                    "no client can hold this lock until the state is restored; to free the lock, delete {}",
+                    self.store.to_delete(key)
+                ),
+            };
+            let location = self.store.location(key);
+            Error::new(invalid.kind, "reading the state of a lock")
+                .with_detail(format!("{location}: {invalid}; {advice}"))
         })?;
         Ok((Some(blob.version), state))
     }
